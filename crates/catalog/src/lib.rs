@@ -1,0 +1,1 @@
+//! Packages and schemas: sources to store to in-memory snapshot.

@@ -1,0 +1,1 @@
+//! What a node embeds: connection and typed calls.

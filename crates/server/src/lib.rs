@@ -1,0 +1,1 @@
+//! The gRPC and HTTP edges, configuration, telemetry, schedules and wiring.

@@ -1,0 +1,1 @@
+//! Integration tests against the real binary; the tree mirrors the API.
