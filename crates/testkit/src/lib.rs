@@ -1,1 +1,12 @@
 //! For tests only: databases, a real server process, an npm registry on loopback and fault plans.
+//!
+//! Everything here is a real thing in small: PostgreSQL itself behind a private socket, the released binary as a process
+//! that can be killed, a registry that answers over TCP and lies on command. Nothing is a mock, and nothing in this crate
+//! shares code with what it tests: it links neither the database driver nor the HTTP client nor the server. What a test needs
+//! and does not find is a panic that names the remedy, never a silent skip.
+
+pub mod postgres;
+pub mod proxy;
+
+pub use postgres::{ClusterOptions, PrivateCluster, PsqlSession, StopMode, TestDatabase};
+pub use proxy::{Proxy, Target};

@@ -1,0 +1,2 @@
+//! Placeholder of a later commit.
+fn main() {}
