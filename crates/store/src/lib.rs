@@ -1,1 +1,138 @@
-//! The one crate that knows the database: engine, change log, leases and one file per aggregate.
+//! The one crate that knows the database.
+//!
+//! [`Store`] is opened once per process and cloned freely. It offers domain operations, one file per aggregate; statements, rows
+//! and transactions stay inside. One text serves both engines (see `engine`); every change and its change-log entry commit in
+//! one transaction (`log`); hot writes share commits (`pipeline`); work that several replicas could do is covered by a lease
+//! whose fence is checked inside the writing transaction (`lease`).
+
+mod compact;
+mod engine;
+mod error;
+mod lease;
+mod log;
+mod meta;
+pub mod metric;
+mod migrate;
+mod options;
+mod pipeline;
+mod publish;
+mod request;
+mod schedule;
+#[cfg(test)]
+mod test_stores;
+#[cfg(test)]
+mod tests;
+mod wake;
+
+use std::{fs::File, sync::Arc};
+
+pub use compact::Retention;
+pub use error::{Error, Outcome};
+pub use lease::Lease;
+pub use log::{Change, Entry, Head, Landed, Located, Op, Page, Read};
+pub use migrate::{MigrateReport, schema_version};
+pub use options::{Engine, Options};
+pub use publish::{Publish, Published};
+pub use request::{REQUEST_RETENTION, Request};
+pub use schedule::Schedule;
+pub use wake::Wakeups;
+
+use engine::Db;
+use pipeline::Pipeline;
+use publish::Publishes;
+
+/// An open database. Clones share it.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    db: Db,
+    publishes: Pipeline<Publishes>,
+    /// Held, not read: it keeps a second server off the same SQLite file.
+    _lock: Option<File>,
+}
+
+// === impl Store ===
+
+impl Store {
+    /// Opens the database. Nothing is written yet, and on PostgreSQL nothing is connected yet: see [`Store::migrate`] and
+    /// [`Store::check_schema`].
+    ///
+    /// # Errors
+    /// If the options are wrong, or if another server has the SQLite file open.
+    pub async fn open(options: &Options) -> Result<Self, Error> {
+        let (db, lock) = engine::open(options).await?;
+        let publishes = Pipeline::start(Publishes { db: db.clone() }, options.write_deadline);
+        Ok(Self {
+            inner: Arc::new(Inner {
+                db,
+                publishes,
+                _lock: lock,
+            }),
+        })
+    }
+
+    /// Brings the database to this program's schema and gives it its identity.
+    ///
+    /// # Errors
+    /// [`Error::SchemaTooNew`]; [`Error::Migration`]; or if the database does not answer.
+    pub async fn migrate(&self) -> Result<MigrateReport, Error> {
+        let report = migrate::migrate(self.db()).await?;
+        self.ensure_identity().await?;
+        Ok(report)
+    }
+
+    /// Checks that the database has this program's schema.
+    ///
+    /// # Errors
+    /// [`Error::SchemaTooOld`], [`Error::SchemaTooNew`], or if the database does not answer.
+    pub async fn check_schema(&self) -> Result<(), Error> {
+        migrate::check(self.db()).await
+    }
+
+    /// Which engine it is.
+    #[must_use]
+    pub fn engine(&self) -> Engine {
+        self.db().engine()
+    }
+
+    /// Closes all connections, waiting for those in use.
+    pub async fn close(&self) {
+        self.db().close().await;
+    }
+
+    pub(crate) fn db(&self) -> &Db {
+        &self.inner.db
+    }
+
+    pub(crate) fn publishes(&self) -> &Pipeline<Publishes> {
+        &self.inner.publishes
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store")
+            .field("engine", &self.engine())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Every statement of the crate.
+#[cfg(test)]
+fn all_statements() -> Vec<&'static engine::Sql> {
+    [
+        compact::STATEMENTS,
+        lease::STATEMENTS,
+        log::STATEMENTS,
+        meta::STATEMENTS,
+        migrate::STATEMENTS,
+        publish::STATEMENTS,
+        request::STATEMENTS,
+        schedule::STATEMENTS,
+        wake::STATEMENTS,
+    ]
+    .concat()
+}

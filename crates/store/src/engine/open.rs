@@ -1,0 +1,122 @@
+//! Connecting, with limits on everything.
+
+use std::{
+    fs::{self, File, TryLockError},
+    path::Path,
+    str::FromStr,
+    time::Duration,
+};
+
+use sqlx::{
+    Executor as _,
+    pool::PoolOptions,
+    postgres::{PgConnectOptions, PgPoolOptions},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+
+use super::Db;
+use crate::{Error, Options};
+
+/// How many read-only connections SQLite gets: reads there are rare, as lookups are answered from memory.
+const SQLITE_READERS: u32 = 4;
+
+/// How long a SQLite statement waits for another process's lock, for example that of a backup.
+const SQLITE_BUSY: Duration = Duration::from_secs(5);
+
+/// Opens the database that the options name. The returned file, if any, is the lock that keeps a second server off the same
+/// SQLite database: keep it as long as the database is in use.
+pub(crate) async fn open(options: &Options) -> Result<(Db, Option<File>), Error> {
+    if options.url.is_empty() {
+        let path = options.data_dir.join("steadfast.db");
+        return sqlite(&path, true).await;
+    }
+    match options.url.split_once(':').map(|(scheme, _)| scheme) {
+        Some("postgres" | "postgresql") => Ok((postgres(options).await?, None)),
+        Some("sqlite") => {
+            let path = options
+                .url
+                .trim_start_matches("sqlite:")
+                .trim_start_matches("//");
+            sqlite(Path::new(path), true).await
+        }
+        _ => Err(Error::UnknownScheme),
+    }
+}
+
+async fn postgres(options: &Options) -> Result<Db, Error> {
+    let connect = PgConnectOptions::from_str(&options.url)
+        .map_err(|_| Error::InvalidUrl)?
+        .application_name("steadfast");
+    // Set after connecting rather than as start-up parameters, which connection poolers refuse.
+    let session = format!(
+        "SET idle_in_transaction_session_timeout = {}; SET lock_timeout = {}; \
+         SET statement_timeout = {}; SET tcp_user_timeout = {}; \
+         SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; \
+         SET default_transaction_isolation = 'read committed'; SET plan_cache_mode = auto",
+        options.idle_in_transaction_timeout.as_millis(),
+        options.lock_timeout.as_millis(),
+        options.statement_timeout.as_millis(),
+        options.idle_in_transaction_timeout.as_millis().max(1_000) * 5,
+    );
+    let pool = limits::<sqlx::Postgres>(PgPoolOptions::new(), options)
+        .max_connections(options.max_connections)
+        .after_connect(move |connection, _| {
+            let session = session.clone();
+            Box::pin(async move {
+                connection
+                    .execute(sqlx::raw_sql(sqlx::AssertSqlSafe(session)))
+                    .await
+                    .map(drop)
+            })
+        })
+        .connect_lazy_with(connect);
+    Ok(Db::Postgres(pool))
+}
+
+async fn sqlite(path: &Path, write: bool) -> Result<(Db, Option<File>), Error> {
+    let unusable = |source| Error::Folder {
+        path: path.to_owned(),
+        source,
+    };
+    if let Some(folder) = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+    {
+        fs::create_dir_all(folder).map_err(unusable)?;
+    }
+    let lock = File::create(path.with_extension("lock")).map_err(unusable)?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            return Err(Error::InUse {
+                path: path.to_owned(),
+            });
+        }
+        Err(TryLockError::Error(source)) => return Err(unusable(source)),
+    }
+    let connect = SqliteConnectOptions::new()
+        .filename(path)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(SQLITE_BUSY)
+        .create_if_missing(write);
+    let writer = SqlitePoolOptions::new()
+        .max_connections(1)
+        .min_connections(1)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .connect_with(connect.clone())
+        .await
+        .map_err(Error::before_commit)?;
+    let readers = SqlitePoolOptions::new()
+        .max_connections(SQLITE_READERS)
+        .connect_lazy_with(connect.read_only(true).create_if_missing(false));
+    Ok((Db::Sqlite { readers, writer }, Some(lock)))
+}
+
+fn limits<D: sqlx::Database>(pool: PoolOptions<D>, options: &Options) -> PoolOptions<D> {
+    pool.acquire_timeout(options.connect_timeout)
+        .test_before_acquire(false)
+        .idle_timeout(Duration::from_secs(300))
+}

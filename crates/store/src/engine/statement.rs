@@ -1,0 +1,196 @@
+//! A statement with its arguments and the place where it runs.
+
+use std::time::Instant;
+
+use sqlx::{
+    Arguments, Encode, FromRow, PgConnection, PgPool, Postgres, Sqlite, SqliteConnection,
+    SqlitePool, Type,
+    error::BoxDynError,
+    postgres::{PgArguments, PgRow},
+    sqlite::{SqliteArguments, SqliteRow},
+};
+
+use super::Sql;
+use crate::Error;
+
+/// A value that both engines take as an argument.
+pub(crate) trait Bind<'t>:
+    Encode<'t, Postgres> + Type<Postgres> + Encode<'t, Sqlite> + Type<Sqlite> + Send
+{
+}
+
+impl<'t, T> Bind<'t> for T where
+    T: Encode<'t, Postgres> + Type<Postgres> + Encode<'t, Sqlite> + Type<Sqlite> + Send
+{
+}
+
+/// A row that both engines can give: derive [`FromRow`].
+pub(crate) trait Record:
+    for<'r> FromRow<'r, PgRow> + for<'r> FromRow<'r, SqliteRow> + Send + Unpin
+{
+}
+
+impl<T> Record for T where
+    T: for<'r> FromRow<'r, PgRow> + for<'r> FromRow<'r, SqliteRow> + Send + Unpin
+{
+}
+
+/// A statement, ready for arguments and for running once.
+#[must_use = "a statement does nothing until it is run"]
+pub(crate) struct Statement<'c> {
+    sql: &'static Sql,
+    target: Target<'c>,
+    refused: Option<BoxDynError>,
+}
+
+enum Target<'c> {
+    PostgresPool(&'c PgPool, PgArguments),
+    Postgres(&'c mut PgConnection, PgArguments),
+    SqlitePool(&'c SqlitePool, SqliteArguments),
+    Sqlite(&'c mut SqliteConnection, SqliteArguments),
+}
+
+/// Runs one of sqlx's methods on whichever target the statement has.
+macro_rules! on_target {
+    ($statement:expr, $query:ident, $method:ident) => {{
+        let Statement {
+            sql,
+            target,
+            refused,
+        } = $statement;
+        if let Some(source) = refused {
+            return Err(Error::before_commit(sqlx::Error::Encode(source)));
+        }
+        let started = Instant::now();
+        let outcome = match target {
+            Target::PostgresPool(pool, arguments) => {
+                $query!(Postgres, sql.for_postgres(), arguments)
+                    .$method(pool)
+                    .await
+                    .map(Into::into)
+            }
+            Target::Postgres(connection, arguments) => {
+                $query!(Postgres, sql.for_postgres(), arguments)
+                    .$method(connection)
+                    .await
+                    .map(Into::into)
+            }
+            Target::SqlitePool(pool, arguments) => $query!(Sqlite, sql.for_sqlite(), arguments)
+                .$method(pool)
+                .await
+                .map(Into::into),
+            Target::Sqlite(connection, arguments) => $query!(Sqlite, sql.for_sqlite(), arguments)
+                .$method(connection)
+                .await
+                .map(Into::into),
+        };
+        measure(sql, started, outcome)
+    }};
+}
+
+macro_rules! rows {
+    ($engine:ty, $text:expr, $arguments:expr) => {
+        sqlx::query_as_with::<$engine, T, _>($text, $arguments)
+    };
+}
+
+macro_rules! effect {
+    ($engine:ty, $text:expr, $arguments:expr) => {
+        sqlx::query_with::<$engine, _>($text, $arguments)
+    };
+}
+
+/// How many rows a statement wrote.
+struct Written(u64);
+
+// === impl Statement ===
+
+impl<'c> Statement<'c> {
+    pub(super) fn postgres_pool(sql: &'static Sql, pool: &'c PgPool) -> Self {
+        Self::new(sql, Target::PostgresPool(pool, PgArguments::default()))
+    }
+
+    pub(super) fn postgres(sql: &'static Sql, connection: &'c mut PgConnection) -> Self {
+        Self::new(sql, Target::Postgres(connection, PgArguments::default()))
+    }
+
+    pub(super) fn sqlite_pool(sql: &'static Sql, pool: &'c SqlitePool) -> Self {
+        Self::new(sql, Target::SqlitePool(pool, SqliteArguments::default()))
+    }
+
+    pub(super) fn sqlite(sql: &'static Sql, connection: &'c mut SqliteConnection) -> Self {
+        Self::new(sql, Target::Sqlite(connection, SqliteArguments::default()))
+    }
+
+    fn new(sql: &'static Sql, target: Target<'c>) -> Self {
+        Self {
+            sql,
+            target,
+            refused: None,
+        }
+    }
+
+    /// Adds the next argument.
+    pub(crate) fn bind<'t, T: Bind<'t>>(mut self, value: T) -> Self {
+        let added = match &mut self.target {
+            Target::PostgresPool(_, arguments) | Target::Postgres(_, arguments) => {
+                arguments.add(value)
+            }
+            Target::SqlitePool(_, arguments) | Target::Sqlite(_, arguments) => arguments.add(value),
+        };
+        if let Err(error) = added {
+            self.refused.get_or_insert(error);
+        }
+        self
+    }
+
+    /// Runs it and returns how many rows it wrote.
+    pub(crate) async fn execute(self) -> Result<u64, Error> {
+        let written: Written = on_target!(self, effect, execute)?;
+        Ok(written.0)
+    }
+
+    /// Runs it and returns all rows.
+    pub(crate) async fn all<T: Record>(self) -> Result<Vec<T>, Error> {
+        on_target!(self, rows, fetch_all)
+    }
+
+    /// Runs it and returns the first row, if there is one.
+    pub(crate) async fn optional<T: Record>(self) -> Result<Option<T>, Error> {
+        on_target!(self, rows, fetch_optional)
+    }
+
+    /// Runs it and returns its one row.
+    pub(crate) async fn one<T: Record>(self) -> Result<T, Error> {
+        on_target!(self, rows, fetch_one)
+    }
+}
+
+// === impl Written ===
+
+impl From<sqlx::postgres::PgQueryResult> for Written {
+    fn from(result: sqlx::postgres::PgQueryResult) -> Self {
+        Self(result.rows_affected())
+    }
+}
+
+impl From<sqlx::sqlite::SqliteQueryResult> for Written {
+    fn from(result: sqlx::sqlite::SqliteQueryResult) -> Self {
+        Self(result.rows_affected())
+    }
+}
+
+/// The one measured door: every database call ends here.
+fn measure<T>(sql: &Sql, started: Instant, outcome: Result<T, sqlx::Error>) -> Result<T, Error> {
+    let elapsed = started.elapsed();
+    metrics::histogram!(crate::metric::STATEMENT_SECONDS, "statement" => sql.name).record(elapsed);
+    tracing::trace!(
+        statement = sql.name,
+        duration_us = elapsed.as_micros() as u64,
+        ok = outcome.is_ok()
+    );
+    outcome.map_err(|source| {
+        metrics::counter!(crate::metric::STATEMENT_ERRORS, "statement" => sql.name).increment(1);
+        Error::before_commit(source).during(sql.name)
+    })
+}

@@ -1,0 +1,117 @@
+//! Migrations, applied by one replica at a time, and refused where the database is newer than the program.
+
+use sqlx::migrate::Migrator;
+
+use crate::{
+    Error,
+    engine::{Db, Sql, statements},
+};
+
+static POSTGRES: Migrator = sqlx::migrate!("../../migrations/postgres");
+static SQLITE: Migrator = sqlx::migrate!("../../migrations/sqlite");
+
+statements! {
+    /// Whether any migration was ever applied.
+    MIGRATED = "migrated" => [
+        postgres { "SELECT count(*) FROM information_schema.tables \
+                    WHERE table_schema = current_schema() AND table_name = '_sqlx_migrations'" }
+        sqlite { "SELECT count(*) FROM sqlite_schema WHERE name = '_sqlx_migrations'" }
+    ];
+}
+
+/// The migrator's own table, which exists only after its first run: not among the statements that a test prepares.
+static NEWEST: Sql = Sql {
+    name: "migrate_newest",
+    postgres: Some("SELECT coalesce(max(version), 0) FROM _sqlx_migrations WHERE success"),
+    sqlite: Some("SELECT coalesce(max(version), 0) FROM _sqlx_migrations WHERE success"),
+};
+
+/// What a migration did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MigrateReport {
+    /// The schema before; 0 for an empty database.
+    pub from: i64,
+    /// The schema now.
+    pub to: i64,
+}
+
+/// The newest schema that this program knows.
+#[must_use]
+pub fn schema_version() -> i64 {
+    newest(&SQLITE)
+}
+
+/// The newest schema in the database; 0 if it was never migrated.
+pub(crate) async fn found(db: &Db) -> Result<i64, Error> {
+    let (tables,): (i64,) = db.write(&MIGRATED).one().await?;
+    if tables == 0 {
+        return Ok(0);
+    }
+    let (version,): (i64,) = db.write(&NEWEST).one().await?;
+    Ok(version)
+}
+
+/// Brings the database to this program's schema. On PostgreSQL an advisory lock lets one replica at a time do it; the others
+/// wait and then find nothing to do.
+pub(crate) async fn migrate(db: &Db) -> Result<MigrateReport, Error> {
+    let from = found(db).await?;
+    check_not_newer(from)?;
+    match db {
+        Db::Postgres(pool) => POSTGRES.run(pool).await,
+        Db::Sqlite { writer, .. } => SQLITE.run(writer).await,
+    }
+    .map_err(|error| match error {
+        sqlx::migrate::MigrateError::Execute(source) => Error::before_commit(source),
+        other => Error::Migration(other),
+    })?;
+    Ok(MigrateReport {
+        from,
+        to: found(db).await?,
+    })
+}
+
+/// Refuses a database that is not exactly at this program's schema or, as old programs run on the next schema, above it by a
+/// migration that says so. None does yet.
+pub(crate) async fn check(db: &Db) -> Result<(), Error> {
+    let found = found(db).await?;
+    check_not_newer(found)?;
+    if found < schema_version() {
+        return Err(Error::SchemaTooOld {
+            found,
+            known: schema_version(),
+        });
+    }
+    Ok(())
+}
+
+fn check_not_newer(found: i64) -> Result<(), Error> {
+    let known = schema_version();
+    if found > known {
+        return Err(Error::SchemaTooNew { found, known });
+    }
+    Ok(())
+}
+
+fn newest(migrator: &Migrator) -> i64 {
+    migrator
+        .iter()
+        .map(|migration| migration.version)
+        .max()
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_engines_have_the_same_migrations() {
+        let names = |migrator: &Migrator| {
+            migrator
+                .iter()
+                .map(|migration| (migration.version, migration.description.to_string()))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(names(&POSTGRES), names(&SQLITE));
+    }
+}

@@ -1,0 +1,79 @@
+//! What the store needs to know before it opens a database.
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+/// Which database it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// One process, one file.
+    Sqlite,
+    /// Many replicas, one server.
+    Postgres,
+}
+
+/// Where the database is, and the limits on using it. `Default` is the embedded database in `./.steadfast`.
+#[derive(Clone)]
+pub struct Options {
+    /// `postgres://…` or `sqlite:PATH`; empty for the embedded database in [`Options::data_dir`]. May hold a password.
+    pub url: String,
+    /// The folder of the embedded database; made if it is missing.
+    pub data_dir: PathBuf,
+    /// PostgreSQL connections held at most, without the one that listens.
+    pub max_connections: u32,
+    /// How long to wait for a connection before the database counts as unavailable.
+    pub connect_timeout: Duration,
+    /// After this long idle inside a transaction PostgreSQL ends the session: a paused client must not hold the log.
+    pub idle_in_transaction_timeout: Duration,
+    /// How long a statement waits for a lock.
+    pub lock_timeout: Duration,
+    /// How long a statement may run.
+    pub statement_timeout: Duration,
+    /// How long a batched write is tried again before its callers are told that the database is unavailable.
+    pub write_deadline: Duration,
+}
+
+// === impl Engine ===
+
+impl Engine {
+    /// `sqlite` or `postgres`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sqlite => "sqlite",
+            Self::Postgres => "postgres",
+        }
+    }
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+// === impl Options ===
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            data_dir: PathBuf::from(".steadfast"),
+            max_connections: 16,
+            connect_timeout: Duration::from_secs(5),
+            idle_in_transaction_timeout: Duration::from_secs(2),
+            lock_timeout: Duration::from_secs(5),
+            statement_timeout: Duration::from_secs(30),
+            write_deadline: Duration::from_secs(5),
+        }
+    }
+}
+
+impl fmt::Debug for Options {
+    /// Leaves the URL out: it may hold a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("data_dir", &self.data_dir)
+            .field("max_connections", &self.max_connections)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,5 @@
+//! The store's promises, on both engines.
+
+mod history;
+mod leases;
+mod publishing;

@@ -1,0 +1,230 @@
+//! Wake-ups: telling this replica and the others that the log may have grown.
+//!
+//! A wake-up carries no facts. Losing one costs latency only, because followers also poll. On PostgreSQL a notification is sent
+//! from a connection of its own, never inside a write transaction (where it serialises commits), at most once per few
+//! milliseconds. One connection listens; it is tested by a round trip to itself at every connect, because behind a
+//! transaction pooler LISTEN succeeds and nothing ever arrives.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use sqlx::{PgPool, postgres::PgListener};
+use steadfast_types::{Backoff, ReplicaId};
+use tokio::sync::{Notify, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    Error, Store,
+    engine::{Db, statements},
+};
+
+/// The channel that all replicas share.
+const CHANNEL: &str = "steadfast_log";
+
+/// How long the round trip of the self-test may take.
+const SELF_TEST: Duration = Duration::from_secs(2);
+
+/// How often a silent listening connection is tested again: a half-open one would never tell.
+const RETEST: Duration = Duration::from_secs(30);
+
+statements! {
+    /// Wakes the listening replicas.
+    NOTIFY = "notify" => [postgres { "SELECT 1 FROM pg_notify($1, $2)" }];
+}
+
+/// Sends and receives wake-ups. Clones share one state.
+#[derive(Debug, Clone)]
+pub struct Wakeups {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// Counts wake-ups; the value says nothing else.
+    woken: watch::Sender<u64>,
+    /// Set when something was committed here that other replicas do not know of.
+    dirty: Notify,
+    listening: AtomicBool,
+}
+
+// === impl Wakeups ===
+
+impl Wakeups {
+    /// Starts listening and notifying, until `stop`. Without PostgreSQL there are no other replicas, and a kick reaches this one
+    /// in process.
+    #[must_use]
+    pub fn start(
+        store: &Store,
+        replica: ReplicaId,
+        coalesce: Duration,
+        stop: &CancellationToken,
+        tasks: &TaskTracker,
+    ) -> Self {
+        let wakeups = Self {
+            inner: Arc::new(Inner {
+                woken: watch::Sender::new(0),
+                dirty: Notify::new(),
+                listening: AtomicBool::new(false),
+            }),
+        };
+        if let Db::Postgres(pool) = store.db() {
+            tasks.spawn(
+                stop.clone()
+                    .run_until_cancelled_owned(wakeups.clone().listen(pool.clone(), replica)),
+            );
+            tasks.spawn(
+                stop.clone()
+                    .run_until_cancelled_owned(wakeups.clone().notify(
+                        store.clone(),
+                        replica,
+                        coalesce,
+                    )),
+            );
+        }
+        wakeups
+    }
+
+    /// Says that this replica committed something.
+    pub fn kick(&self) {
+        self.wake();
+        self.inner.dirty.notify_one();
+    }
+
+    /// A receiver that changes with each wake-up.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.inner.woken.subscribe()
+    }
+
+    /// Whether changes of other replicas arrive by notification; otherwise they are found by polling.
+    #[must_use]
+    pub fn is_listening(&self) -> bool {
+        self.inner.listening.load(Ordering::Relaxed)
+    }
+
+    fn wake(&self) {
+        self.inner
+            .woken
+            .send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    async fn notify(self, store: Store, replica: ReplicaId, coalesce: Duration) {
+        loop {
+            self.inner.dirty.notified().await;
+            let sent = store
+                .db()
+                .write(&NOTIFY)
+                .bind(CHANNEL)
+                .bind(replica.to_string())
+                .execute()
+                .await;
+            if let Err(error) = sent {
+                // The others poll; the next kick tries again.
+                tracing::debug!(error = &error as &dyn std::error::Error, "could not notify");
+            }
+            tokio::time::sleep(coalesce).await;
+        }
+    }
+
+    async fn listen(self, pool: PgPool, replica: ReplicaId) {
+        let mut waits = Backoff::RECONNECT.waits();
+        loop {
+            match self.listen_once(&pool, replica).await {
+                Ok(()) => waits = Backoff::RECONNECT.waits(),
+                Err(error) => tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot listen for changes; polling"
+                ),
+            }
+            self.set_listening(false);
+            // What was missed while nobody listened is found at once.
+            self.wake();
+            tokio::time::sleep(waits.next().unwrap_or(Backoff::RECONNECT.maximum)).await;
+        }
+    }
+
+    /// Listens until the connection is lost. `Ok` if it worked for a while.
+    async fn listen_once(&self, pool: &PgPool, replica: ReplicaId) -> Result<(), Error> {
+        let mut listener = PgListener::connect_with(pool)
+            .await
+            .map_err(Error::before_commit)?;
+        listener.ignore_pool_close_event(true);
+        listener.eager_reconnect(false);
+        listener
+            .listen(CHANNEL)
+            .await
+            .map_err(Error::before_commit)?;
+        let own = replica.to_string();
+        loop {
+            self.send_test(pool, &own).await?;
+            if !self.await_test(&mut listener, &own).await? {
+                if self.is_listening() {
+                    tracing::warn!("the listening connection is silent; connecting again");
+                    return Ok(());
+                }
+                tracing::warn!(
+                    "LISTEN does not work on this connection (a transaction pooler?): changes of other replicas are found by \
+                     polling"
+                );
+                metrics::gauge!(crate::metric::LISTENING).set(0);
+                tokio::time::sleep(RETEST).await;
+                return Ok(());
+            }
+            self.set_listening(true);
+            self.wake();
+            let silent_after = tokio::time::Instant::now() + RETEST;
+            loop {
+                match tokio::time::timeout_at(silent_after, listener.try_recv()).await {
+                    // `None` means that the connection was lost.
+                    Ok(Ok(None)) => return Ok(()),
+                    Ok(Err(error)) => return Err(Error::before_commit(error)),
+                    Ok(Ok(Some(notification))) if notification.payload() == own => {}
+                    Ok(Ok(Some(_))) => self.wake(),
+                    Err(_elapsed) => break,
+                }
+            }
+        }
+    }
+
+    async fn send_test(&self, pool: &PgPool, own: &str) -> Result<(), Error> {
+        Db::Postgres(pool.clone())
+            .write(&NOTIFY)
+            .bind(CHANNEL)
+            .bind(format!("test {own}"))
+            .execute()
+            .await
+            .map(drop)
+    }
+
+    /// Whether the test message came back.
+    async fn await_test(&self, listener: &mut PgListener, own: &str) -> Result<bool, Error> {
+        let deadline = tokio::time::Instant::now() + SELF_TEST;
+        loop {
+            match tokio::time::timeout_at(deadline, listener.try_recv()).await {
+                Err(_) | Ok(Ok(None)) => return Ok(false),
+                Ok(Err(error)) => return Err(Error::before_commit(error)),
+                Ok(Ok(Some(notification))) => {
+                    if notification.payload().strip_prefix("test ") == Some(own) {
+                        return Ok(true);
+                    }
+                    if notification.payload() != own {
+                        self.wake();
+                    }
+                }
+            }
+        }
+    }
+
+    fn set_listening(&self, usable: bool) {
+        metrics::gauge!(crate::metric::LISTENING).set(f64::from(u8::from(usable)));
+        let before = self.inner.listening.swap(usable, Ordering::Relaxed);
+        if before != usable {
+            tracing::info!(listening = usable, "notifications of other replicas");
+        }
+    }
+}
