@@ -5,8 +5,10 @@
 //! shares code with what it tests: it links neither the database driver nor the HTTP client nor the server. What a test needs
 //! and does not find is a panic that names the remedy, never a silent skip.
 
+pub mod npm;
 pub mod postgres;
 pub mod proxy;
 
+pub use npm::{Fault, NpmServer, PackageSpec, Times, VersionSpec};
 pub use postgres::{ClusterOptions, PrivateCluster, PsqlSession, StopMode, TestDatabase};
 pub use proxy::{Proxy, Target};
