@@ -1,0 +1,120 @@
+//! The section `[catalog]`: its sources, and when they are read.
+
+use std::fmt;
+
+use chrono::Utc;
+use chrono_tz::Tz;
+use croner::{
+    Cron,
+    errors::CronError,
+    parser::{CronParser, Seconds, Year},
+};
+
+use super::{
+    layers::nearest,
+    reader::Reader,
+    source::{self, Source},
+};
+
+/// Packages and refreshes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Catalog {
+    /// Where packages come from; empty if nothing is configured yet.
+    pub sources: Vec<Source>,
+    /// Refresh at a start with an empty catalogue.
+    pub refresh_on_empty: bool,
+    /// When to refresh by the clock; `None` for never.
+    pub refresh_schedule: Option<Schedule>,
+    /// Packages and tarballs read at once.
+    pub refresh_concurrency: usize,
+    /// Refreshes kept as history.
+    pub refresh_history: usize,
+    /// Schemas are read for every dist-tag's version and this many of the newest stable ones.
+    pub schema_newest: usize,
+}
+
+/// When something is done by the clock.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Schedule {
+    /// The expression as it was written.
+    pub expression: String,
+    /// The same, understood.
+    pub cron: Cron,
+    /// The zone in which it is meant.
+    pub time_zone: Tz,
+}
+
+const SCHEDULE: &str = "catalog.refresh_schedule";
+const TIME_ZONE: &str = "catalog.refresh_time_zone";
+
+// === impl Catalog ===
+
+impl Catalog {
+    pub(super) fn read(reader: &mut Reader) -> Self {
+        Self {
+            sources: source::read(reader),
+            refresh_on_empty: reader.boolean("catalog.refresh_on_empty"),
+            refresh_schedule: Schedule::read(reader),
+            refresh_concurrency: reader.integer("catalog.refresh_concurrency", 1..=256),
+            refresh_history: reader.integer("catalog.refresh_history", 1..=10_000),
+            schema_newest: reader.integer("catalog.schema_newest", 0..=1_000),
+        }
+    }
+}
+
+// === impl Schedule ===
+
+impl Schedule {
+    fn read(reader: &mut Reader) -> Option<Self> {
+        let time_zone = read_time_zone(reader);
+        let expression = reader.optional_text(SCHEDULE)?;
+        let parser = CronParser::builder()
+            .seconds(Seconds::Disallowed)
+            .year(Year::Disallowed)
+            .build();
+        let cron = match parser.parse(&expression) {
+            Ok(cron) => cron,
+            Err(error) => {
+                let allowed = format!(
+                    "five cron fields: minute, hour, day of month, month, day of week ({error})"
+                );
+                let remedy =
+                    "write for example \"0 3 * * *\" for every night at three, or leave it empty";
+                reader.refuse(SCHEDULE, allowed, remedy);
+                return None;
+            }
+        };
+        let next = cron.find_next_occurrence(&Utc::now().with_timezone(&time_zone), false);
+        if let Err(CronError::TimeSearchLimitExceeded | CronError::InvalidDate) = next {
+            reader.refuse(
+                SCHEDULE,
+                "a schedule that comes due at some time",
+                "name a day that exists in its month",
+            );
+            return None;
+        }
+        Some(Self {
+            expression,
+            cron,
+            time_zone,
+        })
+    }
+}
+
+impl fmt::Debug for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Schedule({:?} in {})", self.expression, self.time_zone)
+    }
+}
+
+fn read_time_zone(reader: &mut Reader) -> Tz {
+    let name = reader.text(TIME_ZONE);
+    name.parse().unwrap_or_else(|_| {
+        let known = chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name());
+        let remedy =
+            nearest(&name, known).map_or_else(String::new, |near| format!("did you mean {near}?"));
+        let allowed = "the name of an IANA time zone, for example UTC or Europe/Vienna";
+        reader.refuse(TIME_ZONE, allowed, &remedy);
+        Tz::UTC
+    })
+}

@@ -1,0 +1,361 @@
+//! The `[[catalog.source]]` blocks.
+
+use std::collections::BTreeMap;
+
+use steadfast_upstream::PackageName;
+
+use super::{
+    error::{ConfigError, Origin},
+    layers::{SOURCES, nearest},
+    reader::Reader,
+    sections::is_http,
+    url::redact,
+    value::{Located, Value},
+};
+
+/// Where packages come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// The operator's name for it, unique.
+    pub name: String,
+    /// What it speaks.
+    pub kind: SourceKind,
+    /// The registry's address; `None` to take it from the npm configuration.
+    pub registry: Option<String>,
+    /// The packages, by their exact names; no package is in two sources.
+    pub names: Vec<String>,
+}
+
+/// What a source speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceKind {
+    /// The npm registry protocol.
+    Npm,
+}
+
+/// Keys of a block.
+pub(super) const KEYS: [&str; 4] = ["name", "type", "registry", "names"];
+
+/// Keys that a later version will bring; people find them in its documentation.
+const LATER_KEYS: [(&str, &str); 4] = [
+    ("organization", "taking every package of an organisation"),
+    ("search", "taking the packages that a search finds"),
+    ("include", "including packages by pattern"),
+    ("exclude", "excluding packages by pattern"),
+];
+
+const MAX_SOURCES: usize = 64;
+const MAX_NAMES: usize = 10_000;
+const MAX_SOURCE_NAME_BYTES: usize = 64;
+
+/// Reads the blocks one after another, and remembers which source took which package.
+struct Blocks<'a> {
+    reader: &'a mut Reader,
+    origin: Origin,
+    source_names: BTreeMap<String, usize>,
+    owners: BTreeMap<String, String>,
+}
+
+/// One block under inspection.
+struct Block<'a> {
+    path: String,
+    entries: &'a [(String, Located)],
+    line: usize,
+}
+
+pub(super) fn read(reader: &mut Reader) -> Vec<Source> {
+    let setting = reader.setting(SOURCES);
+    let mut blocks = Blocks {
+        reader,
+        origin: setting.origin,
+        source_names: BTreeMap::new(),
+        owners: BTreeMap::new(),
+    };
+    let Value::List(items) = setting.value else {
+        let found = setting.value.kind().to_owned();
+        blocks.refuse(
+            SOURCES,
+            None,
+            found,
+            "a list of tables",
+            "begin each source with [[catalog.source]], in double brackets",
+        );
+        return Vec::new();
+    };
+    if items.len() > MAX_SOURCES {
+        let found = format!("{} sources", items.len());
+        blocks.refuse(
+            SOURCES,
+            None,
+            found,
+            &format!("at most {MAX_SOURCES}"),
+            "put packages of one registry into one source",
+        );
+        return Vec::new();
+    }
+    items
+        .iter()
+        .enumerate()
+        .filter_map(|(index, item)| blocks.read(index, item))
+        .collect()
+}
+
+// === impl Blocks ===
+
+impl Blocks<'_> {
+    fn read(&mut self, index: usize, item: &Located) -> Option<Source> {
+        let path = format!("{SOURCES}[{index}]");
+        let Value::Table(entries) = &item.value else {
+            let found = item.value.kind().to_owned();
+            self.refuse(
+                &path,
+                Some(item.line),
+                found,
+                "a table",
+                "begin each source with [[catalog.source]]",
+            );
+            return None;
+        };
+        let block = Block {
+            path,
+            entries,
+            line: item.line,
+        };
+        self.refuse_unknown(&block);
+        self.read_type(&block);
+        let name = self.read_name(&block, index);
+        let registry = self.read_registry(&block);
+        let names = self.read_names(&block, &name);
+        Some(Source {
+            name,
+            kind: SourceKind::Npm,
+            registry,
+            names,
+        })
+    }
+
+    fn refuse_unknown(&mut self, block: &Block<'_>) {
+        for (key, value) in block.entries {
+            let path = format!("{}.{key}", block.path);
+            let line = Some(value.line);
+            if let Some((_, meaning)) = LATER_KEYS.iter().find(|(later, _)| later == key) {
+                let found = format!("{meaning}, which this version cannot do yet");
+                let allowed = KEYS.join(", ");
+                self.refuse(
+                    &path,
+                    line,
+                    found,
+                    &allowed,
+                    "remove it, and list the packages in names",
+                );
+            } else if !KEYS.contains(&key.as_str()) {
+                let remedy = nearest(key, KEYS.into_iter()).map_or_else(
+                    || "remove it".to_owned(),
+                    |near| format!("did you mean {near}?"),
+                );
+                self.refuse(
+                    &path,
+                    line,
+                    "an unknown key".to_owned(),
+                    &KEYS.join(", "),
+                    &remedy,
+                );
+            }
+        }
+    }
+
+    /// A required text; complains if it is missing or of another type.
+    fn required_text<'b>(
+        &mut self,
+        block: &Block<'b>,
+        key: &str,
+        remedy: &str,
+    ) -> Option<(&'b str, usize)> {
+        let path = format!("{}.{key}", block.path);
+        match block.get(key) {
+            None => {
+                self.refuse(
+                    &path,
+                    Some(block.line),
+                    "nothing".to_owned(),
+                    "a text, in quotes",
+                    remedy,
+                );
+                None
+            }
+            Some(Located {
+                value: Value::Text(text),
+                line,
+            }) => Some((text, *line)),
+            Some(other) => {
+                let found = other.value.to_string();
+                self.refuse(&path, Some(other.line), found, "a text, in quotes", remedy);
+                None
+            }
+        }
+    }
+
+    fn read_type(&mut self, block: &Block<'_>) {
+        let remedy = "write type = \"npm\"";
+        if let Some((text, line)) = self.required_text(block, "type", remedy)
+            && text != "npm"
+        {
+            let path = format!("{}.type", block.path);
+            self.refuse(&path, Some(line), format!("\"{text}\""), "npm", remedy);
+        }
+    }
+
+    fn read_name(&mut self, block: &Block<'_>, index: usize) -> String {
+        let remedy = "write for example name = \"openfn\"";
+        let Some((name, line)) = self.required_text(block, "name", remedy) else {
+            return String::new();
+        };
+        let path = format!("{}.name", block.path);
+        let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if name.is_empty() || name.len() > MAX_SOURCE_NAME_BYTES || !name.bytes().all(is_word) {
+            let allowed = format!("1 to {MAX_SOURCE_NAME_BYTES} letters, digits, `.`, `_` and `-`");
+            self.refuse(&path, Some(line), format!("{name:?}"), &allowed, remedy);
+        } else if let Some(first) = self.source_names.insert(name.to_owned(), index) {
+            let allowed = format!("a name of its own: {SOURCES}[{first}] has it already");
+            self.refuse(
+                &path,
+                Some(line),
+                format!("\"{name}\""),
+                &allowed,
+                "rename one of them",
+            );
+        }
+        name.to_owned()
+    }
+
+    fn read_registry(&mut self, block: &Block<'_>) -> Option<String> {
+        let value = block.get("registry")?;
+        let path = format!("{}.registry", block.path);
+        let allowed = "an http or https address without user and password";
+        let remedy = "correct it, or remove it to use the npm configuration";
+        let Value::Text(url) = &value.value else {
+            let found = value.value.kind().to_owned();
+            self.refuse(&path, Some(value.line), found, allowed, remedy);
+            return None;
+        };
+        let found = || format!("\"{}\"", redact(url));
+        if url.contains('@') {
+            let remedy = "write the token or password into .npmrc, which is read for this address";
+            self.refuse(&path, Some(value.line), found(), allowed, remedy);
+        } else if !is_http(url) {
+            self.refuse(&path, Some(value.line), found(), allowed, remedy);
+        }
+        Some(url.clone())
+    }
+
+    fn read_names(&mut self, block: &Block<'_>, source: &str) -> Vec<String> {
+        let path = format!("{}.names", block.path);
+        let allowed = format!("a list of 1 to {MAX_NAMES} package names");
+        let remedy = "write for example names = [\"@openfn/language-http\"]";
+        let Some(value) = block.get("names") else {
+            self.refuse(
+                &path,
+                Some(block.line),
+                "nothing".to_owned(),
+                &allowed,
+                remedy,
+            );
+            return Vec::new();
+        };
+        let items = match &value.value {
+            Value::List(items) if (1..=MAX_NAMES).contains(&items.len()) => items,
+            Value::List(items) => {
+                let found = format!("{} names", items.len());
+                self.refuse(&path, Some(value.line), found, &allowed, remedy);
+                return Vec::new();
+            }
+            other => {
+                self.refuse(
+                    &path,
+                    Some(value.line),
+                    other.kind().to_owned(),
+                    &allowed,
+                    remedy,
+                );
+                return Vec::new();
+            }
+        };
+        let mut names = Vec::with_capacity(items.len());
+        for (index, item) in items.iter().enumerate() {
+            let path = format!("{path}[{index}]");
+            if let Some(name) = self.read_package_name(&path, item, source) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
+    fn read_package_name(&mut self, path: &str, item: &Located, source: &str) -> Option<String> {
+        let line = Some(item.line);
+        let Value::Text(name) = &item.value else {
+            let found = item.value.to_string();
+            self.refuse(path, line, found, "a package name, in quotes", "correct it");
+            return None;
+        };
+        if let Err(error) = PackageName::parse(name) {
+            let allowed = format!(
+                "a package name: {} at position {}",
+                error.message, error.position
+            );
+            self.refuse(
+                path,
+                line,
+                format!("{name:?}"),
+                &allowed,
+                "correct it; names carry no version",
+            );
+            return None;
+        }
+        if let Some(owner) = self.owners.insert(name.clone(), source.to_owned()) {
+            let allowed = format!("each package once: source {owner} names it already");
+            self.refuse(
+                path,
+                line,
+                format!("\"{name}\""),
+                &allowed,
+                "remove it from one of them",
+            );
+            return None;
+        }
+        Some(name.clone())
+    }
+
+    fn refuse(
+        &mut self,
+        path: &str,
+        line: Option<usize>,
+        found: String,
+        allowed: &str,
+        remedy: &str,
+    ) {
+        let origin = match (&self.origin, line) {
+            (Origin::File { path, .. }, Some(line)) => Origin::File {
+                path: path.clone(),
+                line,
+            },
+            (origin, _) => origin.clone(),
+        };
+        self.reader.push(ConfigError {
+            path: path.to_owned(),
+            origin,
+            found,
+            allowed: allowed.to_owned(),
+            remedy: remedy.to_owned(),
+        });
+    }
+}
+
+// === impl Block ===
+
+impl<'a> Block<'a> {
+    fn get(&self, key: &str) -> Option<&'a Located> {
+        self.entries
+            .iter()
+            .find_map(|(name, value)| (name == key).then_some(value))
+    }
+}
