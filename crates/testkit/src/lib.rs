@@ -7,8 +7,10 @@
 
 pub mod npm;
 pub mod postgres;
+pub mod process;
 pub mod proxy;
 
 pub use npm::{Fault, NpmServer, PackageSpec, Times, VersionSpec};
 pub use postgres::{ClusterOptions, PrivateCluster, PsqlSession, StopMode, TestDatabase};
+pub use process::{CommandOutput, RunningCommand, Server, Signal, steadfast};
 pub use proxy::{Proxy, Target};
