@@ -1,1 +1,28 @@
-//! Change log to ring to subscribers.
+//! From the change log to subscribers.
+//!
+//! One tailer per process reads the log in pages and encodes each change once into a shared ring ([`Hub`]). A subscriber holds
+//! a cursor and no buffer ([`Subscription`]): it is pulled by its transport, so a slow one is simply pulled less often. While
+//! its cursor is in the ring it reads shared memory; once it has fallen off, it reads pages of the log until it is level
+//! again. Nobody waits for a subscriber, and all memory is the ring's, which is bounded in revisions and bytes.
+//!
+//! It is not the log: that is `store`'s. Nothing is ever delivered that was not read back from the database, so what a
+//! subscriber has seen is durable, and every page proves that the history is still the one that was being followed.
+
+mod error;
+mod filter;
+mod hub;
+pub mod metric;
+mod publish;
+mod revision;
+mod ring;
+mod subscription;
+mod tailer;
+
+pub use error::{End, Error};
+pub use filter::{Filter, Filters};
+pub use hub::{Hub, Options, Position};
+pub use publish::{FieldViolation, PublishLimits, check_publish};
+pub use revision::{Revision, SharedChange};
+pub use subscription::{
+    Batch, Event, OnLost, Pace, ResetReason, Start, SubscribeOptions, Subscription,
+};

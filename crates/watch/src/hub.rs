@@ -1,0 +1,241 @@
+//! The hub: the ring, the tailer that fills it, and the entrance for subscribers.
+
+use std::{
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use steadfast_store::{Head, Located, Store, Wakeups};
+use steadfast_types::{Cursor, Revision, StoreId};
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    Error, OnLost, Start, SubscribeOptions, Subscription, metric,
+    ring::{Found, Limits, Ring},
+    subscription::ResetReason,
+    tailer,
+};
+
+/// Limits of the hub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Revisions held in memory.
+    pub ring_revisions: usize,
+    /// Bytes held in memory, roughly.
+    pub ring_bytes: usize,
+    /// How often the log is read without a wake-up.
+    pub poll_interval: Duration,
+    /// Revisions read at a time.
+    pub page_revisions: u32,
+    /// Streams at most.
+    pub max_streams: usize,
+}
+
+/// Where this replica's memory stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// The newest revision in memory.
+    pub applied: Cursor,
+    /// The newest revision that the database was seen to have.
+    pub head: Revision,
+    /// The oldest cursor that can be resumed from.
+    pub compacted: Cursor,
+    /// Changes each time that the history turns out to be another one.
+    pub epoch: u64,
+    /// The database did not answer the last time.
+    pub degraded: bool,
+}
+
+/// Shared by the tailer and all subscribers. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Hub {
+    pub(crate) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) store: Store,
+    pub(crate) options: Options,
+    pub(crate) ring: RwLock<Ring>,
+    pub(crate) position: watch::Sender<Position>,
+    pub(crate) draining: CancellationToken,
+    streams: AtomicUsize,
+}
+
+/// Counts an open stream until it is dropped.
+#[derive(Debug)]
+pub(crate) struct StreamPermit {
+    inner: Arc<Inner>,
+}
+
+// === impl Hub ===
+
+impl Hub {
+    /// Reads where the log stands and starts to follow it, until `stop`.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn start(
+        store: Store,
+        wakeups: &Wakeups,
+        options: Options,
+        stop: &CancellationToken,
+        tasks: &TaskTracker,
+    ) -> Result<Self, steadfast_store::Error> {
+        let head = store.head().await?;
+        let limits = Limits {
+            revisions: options.ring_revisions,
+            bytes: options.ring_bytes,
+        };
+        let hub = Self {
+            inner: Arc::new(Inner {
+                store,
+                options,
+                ring: RwLock::new(Ring::new(limits, head.cursor)),
+                position: watch::Sender::new(Position {
+                    applied: head.cursor,
+                    head: head.cursor.revision,
+                    compacted: head.compacted,
+                    epoch: 0,
+                    degraded: false,
+                }),
+                draining: CancellationToken::new(),
+                streams: AtomicUsize::new(0),
+            }),
+        };
+        let tailer = tailer::run(Arc::clone(&hub.inner), wakeups.clone());
+        tasks.spawn(stop.clone().run_until_cancelled_owned(tailer));
+        Ok(hub)
+    }
+
+    /// Where this replica's memory stands, now and as it moves.
+    #[must_use]
+    pub fn position(&self) -> watch::Receiver<Position> {
+        self.inner.position.subscribe()
+    }
+
+    /// The history that is followed.
+    #[must_use]
+    pub fn store_id(&self) -> StoreId {
+        self.inner.position.borrow().applied.store_id
+    }
+
+    /// Open streams.
+    #[must_use]
+    pub fn streams(&self) -> usize {
+        self.inner.streams.load(Ordering::Relaxed)
+    }
+
+    /// Ends all streams, each after a last progress message, and takes no new ones.
+    pub fn drain(&self) {
+        self.inner.draining.cancel();
+    }
+
+    /// Opens a stream.
+    ///
+    /// # Errors
+    /// If the cursor is of another history or too old and the subscriber wants an error, if it has to be looked up and the
+    /// database does not answer, if there are too many streams, or while draining.
+    pub async fn subscribe(&self, options: SubscribeOptions) -> Result<Subscription, Error> {
+        let permit = self.inner.admit()?;
+        // Marked as seen before the cursor is judged, so that a reset in between is still noticed by the stream.
+        let position = self.inner.position.subscribe();
+        let now = *position.borrow();
+        let (cursor, lost) = match options.start {
+            Start::Now => (now.applied, None),
+            Start::Earliest => (now.compacted, None),
+            Start::After(cursor) => (cursor, self.judge(cursor).await?),
+        };
+        let lost = match (lost, options.on_lost) {
+            (None, _) => None,
+            (Some(reason), OnLost::Reset) => Some(reason),
+            (Some(ResetReason::StoreChanged), OnLost::Fail) => return Err(Error::StoreChanged),
+            (Some(ResetReason::Compacted), OnLost::Fail) => {
+                return Err(Error::Compacted {
+                    compacted: now.compacted.revision,
+                    head: now.head,
+                });
+            }
+        };
+        Ok(Subscription::new(
+            Arc::clone(&self.inner),
+            permit,
+            position,
+            now,
+            cursor,
+            lost,
+            options,
+        ))
+    }
+
+    /// Whether a stream can go on after the cursor. The database is asked only where memory cannot tell.
+    async fn judge(&self, cursor: Cursor) -> Result<Option<ResetReason>, Error> {
+        match self.inner.after(cursor, 1) {
+            Found::Level | Found::Next(_) => Ok(None),
+            Found::Behind | Found::Ahead | Found::Diverged => {
+                Ok(match self.inner.store.locate(cursor).await? {
+                    Located::Here => None,
+                    Located::Compacted => Some(ResetReason::Compacted),
+                    Located::Diverged => Some(ResetReason::StoreChanged),
+                })
+            }
+        }
+    }
+}
+
+// === impl Inner ===
+
+impl Inner {
+    pub(crate) fn after(&self, cursor: Cursor, limit: usize) -> Found {
+        self.ring
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .after(cursor, limit)
+    }
+
+    /// Replaces the ring by an empty one that goes on at `head`. The position changes under the same lock, so that a subscriber
+    /// which finds the new ring also finds the new position.
+    pub(crate) fn restart_at(&self, head: &Head, another_history: bool) {
+        let limits = Limits {
+            revisions: self.options.ring_revisions,
+            bytes: self.options.ring_bytes,
+        };
+        let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
+        *ring = Ring::new(limits, head.cursor);
+        self.position.send_modify(|position| {
+            position.applied = head.cursor;
+            position.head = head.cursor.revision;
+            position.compacted = head.compacted;
+            if another_history {
+                position.epoch += 1;
+            }
+        });
+    }
+
+    fn admit(self: &Arc<Self>) -> Result<StreamPermit, Error> {
+        if self.draining.is_cancelled() {
+            return Err(Error::Draining);
+        }
+        let limit = self.options.max_streams;
+        self.streams
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| {
+                (open < limit).then_some(open + 1)
+            })
+            .map_err(|_| Error::TooManyStreams { limit })?;
+        metrics::gauge!(metric::SUBSCRIBERS).increment(1);
+        Ok(StreamPermit {
+            inner: Arc::clone(self),
+        })
+    }
+}
+
+impl Drop for StreamPermit {
+    fn drop(&mut self) {
+        self.inner.streams.fetch_sub(1, Ordering::Relaxed);
+        metrics::gauge!(metric::SUBSCRIBERS).decrement(1);
+    }
+}
