@@ -5,6 +5,8 @@
 //! shares code with what it tests: it links neither the database driver nor the HTTP client nor the server. What a test needs
 //! and does not find is a panic that names the remedy, never a silent skip.
 
+pub mod foreign;
+pub mod history;
 pub mod npm;
 pub mod postgres;
 pub mod process;
@@ -14,3 +16,10 @@ pub use npm::{Fault, NpmServer, PackageSpec, Times, VersionSpec};
 pub use postgres::{ClusterOptions, PrivateCluster, PsqlSession, StopMode, TestDatabase};
 pub use process::{CommandOutput, RunningCommand, Server, Signal, steadfast};
 pub use proxy::{Proxy, Target};
+
+/// Whether the long forms of tests were asked for, with `tests/run --long`. A test that has one runs longer then; none is left
+/// out otherwise.
+#[must_use]
+pub fn long_runs() -> bool {
+    std::env::var_os("STEADFAST_LONG").is_some()
+}
