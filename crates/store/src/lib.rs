@@ -14,10 +14,13 @@ mod meta;
 pub mod metric;
 mod migrate;
 mod options;
+mod package;
 mod pipeline;
 mod publish;
+mod refresh;
 mod request;
 mod schedule;
+mod schema;
 #[cfg(test)]
 mod test_stores;
 #[cfg(test)]
@@ -32,9 +35,15 @@ pub use lease::Lease;
 pub use log::{Change, Entry, Head, Landed, Located, Op, Page, Read};
 pub use migrate::{MigrateReport, schema_version};
 pub use options::{Engine, Options};
+pub use package::{CatalogRows, Followed, PACKAGE_TOPIC, PackageRow, SCHEMA_TOPIC};
 pub use publish::{Publish, Published};
+pub use refresh::{
+    NewRefresh, PackageWrite, RefreshAsk, RefreshAsked, RefreshDeltas, RefreshItemRow,
+    RefreshPlacement, RefreshRow,
+};
 pub use request::{REQUEST_RETENTION, Request};
 pub use schedule::Schedule;
+pub use schema::{SchemaBlob, SchemaRow, SchemaWrite};
 pub use wake::Wakeups;
 
 use engine::Db;
@@ -129,9 +138,12 @@ fn all_statements() -> Vec<&'static engine::Sql> {
         log::STATEMENTS,
         meta::STATEMENTS,
         migrate::STATEMENTS,
+        package::STATEMENTS,
         publish::STATEMENTS,
+        refresh::STATEMENTS,
         request::STATEMENTS,
         schedule::STATEMENTS,
+        schema::STATEMENTS,
         wake::STATEMENTS,
     ]
     .concat()
