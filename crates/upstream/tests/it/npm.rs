@@ -1,0 +1,210 @@
+//! npm's two reads, over the wire.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use sha2::{Digest, Sha512};
+use steadfast_upstream::{
+    Error, NpmConfig, NpmRegistry, PackageName, PackumentAnswer, TarballFindings, TarballLimits,
+};
+
+use crate::{
+    http::{client, gzip, options},
+    server::{Reply, Server},
+};
+
+const PACKUMENT: &str = r#"{"name":"@acme/a","versions":{"1.0.0":{}}}"#;
+
+fn name() -> PackageName {
+    PackageName::parse("@acme/a").expect("a name")
+}
+
+/// The registry below the server's `/npm`, with a token for it.
+fn registry(server: &Server) -> NpmRegistry {
+    let address = server.url("npm");
+    let config = NpmConfig::for_registry(address.as_str())
+        .expect("an address")
+        .with_token(&address, "t0ken");
+    NpmRegistry::new(client(options()), config)
+}
+
+async fn packument(reply: Reply) -> Result<PackumentAnswer, Error> {
+    let server = Server::always(reply).await;
+    registry(&server).packument(&name(), None).await
+}
+
+fn tgz(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (path, bytes) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        builder
+            .append_data(&mut header, path, *bytes)
+            .expect("writes to memory");
+    }
+    gzip(&builder.into_inner().expect("writes to memory"))
+}
+
+fn sri(bytes: &[u8]) -> String {
+    format!("sha512-{}", STANDARD.encode(Sha512::digest(bytes)))
+}
+
+async fn tarball(bytes: Vec<u8>, integrity: &str) -> (Server, Result<TarballFindings, Error>) {
+    let server = Server::always(Reply::ok(bytes)).await;
+    let url = server.url("npm/a.tgz").to_string();
+    let limits = TarballLimits::default();
+    let outcome = registry(&server)
+        .read_tarball(&name(), &url, Some(integrity), &limits)
+        .await;
+    (server, outcome)
+}
+
+#[tokio::test]
+async fn a_packument_is_asked_for_as_npm_asks() {
+    let server = Server::start(|_, seen| match seen.headers.get("if-none-match") {
+        Some(_) => Reply::new(304, ""),
+        None => Reply::ok(gzip(PACKUMENT.as_bytes()))
+            .header("content-encoding", "gzip")
+            .header("etag", "W/\"1\""),
+    })
+    .await;
+    let registry = registry(&server);
+    let answer = registry.packument(&name(), None).await.expect("an answer");
+    let PackumentAnswer::Found {
+        packument,
+        etag,
+        warnings,
+    } = answer
+    else {
+        panic!("nothing to be unmodified");
+    };
+    assert_eq!(packument.versions[0].version, "1.0.0");
+    assert_eq!(etag.as_deref(), Some("W/\"1\""));
+    assert!(warnings.is_empty());
+    let again = registry.packument(&name(), etag.as_deref()).await;
+    assert_eq!(again, Ok(PackumentAnswer::NotModified));
+
+    let seen = server.seen();
+    assert_eq!(seen[0].target, "/npm/@acme%2Fa");
+    assert_eq!(seen[0].headers["accept"], "application/json");
+    assert_eq!(seen[0].headers["authorization"], "Bearer t0ken");
+    assert_eq!(seen[1].headers["if-none-match"], "W/\"1\"");
+}
+
+#[tokio::test]
+async fn answers_that_are_no_packument_have_their_reasons() {
+    for (reply, reason) in [
+        (
+            Reply::ok(r#"{"name":"@acme/b","versions":{}}"#),
+            "MALFORMED_ANSWER",
+        ),
+        (Reply::ok("<html>"), "MALFORMED_ANSWER"),
+        (Reply::ok(&PACKUMENT[..20]), "TRUNCATED_ANSWER"),
+        (
+            Reply::ok(r#"{"name":"@acme/a","time":{"unpublished":{}}}"#),
+            "UPSTREAM_NOT_FOUND",
+        ),
+        (Reply::new(404, "{}"), "UPSTREAM_NOT_FOUND"),
+    ] {
+        let error = packument(reply).await.expect_err(reason);
+        assert_eq!(error.reason(), reason, "{error}");
+        assert!(error.to_string().contains("/npm/@acme%2Fa"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_packument_larger_than_the_limit_is_refused() {
+    let server = Server::always(Reply::ok(PACKUMENT)).await;
+    let registry = registry(&server).with_packument_bytes_max(PACKUMENT.len() - 1);
+    let error = registry
+        .packument(&name(), None)
+        .await
+        .expect_err("refused");
+    assert_eq!(error.reason(), "BODY_TOO_LARGE");
+}
+
+#[tokio::test]
+async fn a_verified_tarball_is_read() {
+    let bytes = tgz(&[
+        ("package/package.json", br#"{"label":"Acme"}"#),
+        ("package/configuration-schema.json", b"{}"),
+    ]);
+    let (server, findings) = tarball(bytes.clone(), &sri(&bytes)).await;
+    let expected = TarballFindings {
+        schema: Some(b"{}".to_vec()),
+        label: Some("Acme".to_owned()),
+    };
+    assert_eq!(findings, Ok(expected.clone()));
+    let headers = &server.seen()[0].headers;
+    assert_eq!(headers["authorization"], "Bearer t0ken");
+    assert_eq!(headers["accept-encoding"], "identity");
+
+    // Some servers take the file's own compression for one of theirs.
+    let reply = Reply::ok(bytes.clone()).header("content-encoding", "gzip");
+    let server = Server::always(reply).await;
+    let url = server.url("a.tgz").to_string();
+    let limits = TarballLimits::default();
+    let findings = registry(&server)
+        .read_tarball(&name(), &url, Some(&sri(&bytes)), &limits)
+        .await;
+    assert_eq!(findings, Ok(expected));
+}
+
+#[tokio::test]
+async fn bytes_that_were_not_published_are_not_looked_at() {
+    let bytes = tgz(&[("package/configuration-schema.json", b"{}")]);
+    // Rubbish would be TARBALL_INVALID if anything had looked at it.
+    for sent in [b"rubbish".to_vec(), tgz(&[("package/other", b"")])] {
+        let (_, outcome) = tarball(sent, &sri(&bytes)).await;
+        assert_eq!(outcome.expect_err("refused").reason(), "INTEGRITY_MISMATCH");
+    }
+}
+
+#[tokio::test]
+async fn a_tarball_with_only_a_weak_hash_is_not_even_fetched() {
+    let (server, outcome) = tarball(Vec::new(), "sha1-2jmj7l5rSw0yVb/vlWAYkK/YBwk=").await;
+    let error = outcome.expect_err("refused");
+    assert_eq!(error.reason(), "INTEGRITY_MISSING");
+    assert!(error.to_string().contains("sha512 is required"), "{error}");
+    assert_eq!(server.count(), 0);
+}
+
+#[tokio::test]
+async fn authentic_tarballs_are_still_measured() {
+    let bomb = tgz(&[("package/zeros", &vec![0; 129 * 1024 * 1024])]);
+    let schema = vec![b' '; 1024 * 1024 + 1];
+    let schema = tgz(&[("package/configuration-schema.json", &schema)]);
+    for (bytes, reason) in [
+        (bomb, "TARBALL_INVALID"),
+        (schema, "SCHEMA_TOO_LARGE"),
+        (b"rubbish".to_vec(), "TARBALL_INVALID"),
+    ] {
+        let integrity = sri(&bytes);
+        let (_, outcome) = tarball(bytes, &integrity).await;
+        assert_eq!(outcome.expect_err(reason).reason(), reason);
+    }
+}
+
+#[tokio::test]
+async fn the_token_stays_with_its_registry() {
+    let bytes = tgz(&[]);
+    let other = Server::always(Reply::ok(bytes.clone())).await;
+    let server = Server::always(Reply::new(404, "")).await;
+    let url = other.url("npm/a.tgz");
+    // Even a token configured for the other host is not this registry's to hand over.
+    let address = server.url("npm");
+    let config = NpmConfig::for_registry(address.as_str())
+        .expect("an address")
+        .with_token(&address, "t0ken")
+        .with_token(&url, "other");
+    let findings = NpmRegistry::new(client(options()), config)
+        .read_tarball(
+            &name(),
+            url.as_str(),
+            Some(&sri(&bytes)),
+            &TarballLimits::default(),
+        )
+        .await;
+    assert_eq!(findings, Ok(TarballFindings::default()));
+    assert!(!other.seen()[0].headers.contains_key("authorization"));
+    assert_eq!(server.count(), 0);
+}
