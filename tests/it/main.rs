@@ -1,1 +1,3 @@
 //! Integration tests against the real binary; the tree mirrors the API.
+
+mod house;
