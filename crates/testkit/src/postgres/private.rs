@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::process::Command;
 
 use super::{PsqlSession, psql};
-use crate::proxy::Target;
+use crate::proxy::{Proxy, Target};
 
 /// How a cluster is set up.
 #[derive(Debug, Clone, Default)]
@@ -119,6 +119,12 @@ impl PrivateCluster {
     #[must_use]
     pub fn target(&self) -> Target {
         Target::Unix(self.directory.path().join(".s.PGSQL.5432"))
+    }
+
+    /// The URL of one of its databases when reached through a proxy started before [`PrivateCluster::target`].
+    #[must_use]
+    pub fn url_through(&self, proxy: &Proxy, database: &str) -> String {
+        format!("postgres://steadfast@{}/{database}", proxy.address())
     }
 
     /// Makes a database without tables and returns its URL.
