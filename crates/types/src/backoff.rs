@@ -30,13 +30,15 @@ impl Backoff {
         let builder = ExponentialBuilder::default()
             .with_min_delay(self.initial)
             .with_max_delay(self.maximum)
-            .with_factor(2.0)
-            .with_jitter();
+            .with_factor(2.0);
         match self.attempts {
             Some(attempts) => builder.with_max_times(attempts),
             None => builder.without_max_times(),
         }
         .build()
+        // Full jitter: anywhere between nothing and the whole, so that many who failed together do not return together.
+        // Source: AWS Architecture Blog, "Exponential Backoff And Jitter".
+        .map(|wait| wait.mul_f64(rand::random()))
     }
 }
 
@@ -45,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_end_after_the_attempts_and_stay_near_the_cap() {
+    fn waits_end_after_the_attempts_and_stay_below_the_cap() {
         let backoff = Backoff {
             initial: Duration::from_millis(10),
             maximum: Duration::from_millis(40),
@@ -53,7 +55,7 @@ mod tests {
         };
         let waits: Vec<_> = backoff.waits().collect();
         assert_eq!(waits.len(), 6);
-        assert!(waits.iter().all(|wait| *wait <= Duration::from_millis(80)));
+        assert!(waits.iter().all(|wait| *wait <= backoff.maximum));
         assert!(Backoff::RECONNECT.waits().take(1_000).count() == 1_000);
     }
 }
