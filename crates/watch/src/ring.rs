@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use steadfast_types::{Cursor, StoreId};
+use steadfast_types::Cursor;
 
 use crate::Revision;
 
@@ -58,11 +58,6 @@ impl Ring {
             .map_or(self.base, |newest| newest.cursor(self.base.store_id))
     }
 
-    /// The history that it follows.
-    pub(crate) fn store_id(&self) -> StoreId {
-        self.base.store_id
-    }
-
     /// Revisions and bytes held.
     pub(crate) fn size(&self) -> (usize, usize) {
         (self.held.len(), self.bytes)
@@ -114,7 +109,7 @@ impl Ring {
 mod tests {
     use proptest::prelude::*;
     use steadfast_store::{Change, Entry, Op};
-    use steadfast_types::{Mark, Timestamp};
+    use steadfast_types::{Mark, StoreId, Timestamp};
 
     use super::*;
 
