@@ -60,6 +60,7 @@ pub struct Config {
     pub telemetry: Telemetry,
     /// Leases.
     pub lease: Lease,
+    file: Option<PathBuf>,
     settings: layers::Settings,
 }
 
@@ -114,7 +115,11 @@ impl Config {
         let config = Self::read(&mut reader);
         let (settings, mut errors) = reader.finish();
         if errors.is_empty() {
-            Ok(Self { settings, ..config })
+            Ok(Self {
+                file: options.file,
+                settings,
+                ..config
+            })
         } else {
             errors.sort_by_key(ConfigError::order);
             Err(ConfigErrors(errors))
@@ -127,15 +132,10 @@ impl Config {
         print::print(&self.settings)
     }
 
-    /// The file that was read, if any setting came from one.
+    /// The file that was read, if any.
     #[must_use]
     pub fn file(&self) -> Option<&Path> {
-        self.settings
-            .values()
-            .find_map(|setting| match &setting.origin {
-                Origin::File { path, .. } => Some(path.as_path()),
-                Origin::Default | Origin::Env(_) | Origin::Flag => None,
-            })
+        self.file.as_deref()
     }
 
     fn read(reader: &mut Reader) -> Self {
@@ -148,6 +148,7 @@ impl Config {
             upstream: Upstream::read(reader),
             telemetry: Telemetry::read(reader),
             lease: Lease::read(reader),
+            file: None,
             settings: layers::Settings::new(),
         };
         if config.limits.document_max_bytes >= config.limits.max_message_bytes {

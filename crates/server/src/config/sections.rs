@@ -82,7 +82,7 @@ pub struct Watch {
     pub progress_interval: Duration,
     /// The log keeps what is younger than this ...
     pub retention: Duration,
-    /// ... and at least this many of the newest revisions.
+    /// ... but at most this many revisions.
     pub retention_revisions: u64,
     /// Revisions read from the log at a time.
     pub page_revisions: usize,
