@@ -1,0 +1,61 @@
+//! One file per command: its arguments, what it asks, and how the answer looks.
+
+pub(crate) mod completions;
+pub(crate) mod config;
+pub(crate) mod head;
+pub(crate) mod init;
+pub(crate) mod man;
+pub(crate) mod migrate;
+pub(crate) mod package;
+pub(crate) mod publish;
+pub(crate) mod refresh;
+pub(crate) mod schedule;
+pub(crate) mod schema;
+pub(crate) mod serve;
+pub(crate) mod watch;
+
+use steadfast_client::{Connection, connect};
+
+use crate::{
+    args::{Cli, Command, GlobalArgs},
+    failure::{Exit, Failure},
+    output::Output,
+};
+
+/// What a command needs to ask and to answer.
+#[derive(Debug)]
+pub(crate) struct Session {
+    global: GlobalArgs,
+    pub(crate) output: Output,
+}
+
+// === impl Session ===
+
+impl Session {
+    pub(crate) async fn connect(&self) -> Result<Connection, Failure> {
+        let connection = connect(&self.global.endpoint, self.global.timeout).await?;
+        Ok(connection)
+    }
+}
+
+pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
+    let session = Session {
+        output: Output::new(cli.global.output),
+        global: cli.global,
+    };
+    match cli.command {
+        Command::Serve(args) => serve::run(args).await,
+        Command::Init(args) => init::run(&args, session.output),
+        Command::Migrate(args) => migrate::run(args, session.output).await,
+        Command::Config(command) => config::run(command, session.output),
+        Command::Package(command) => package::run(command, &session).await,
+        Command::Schema(command) => schema::run(command, &session).await,
+        Command::Refresh(args) => refresh::run(args, &session).await,
+        Command::Watch(args) => watch::run(args, &session).await,
+        Command::Publish(args) => publish::run(args, &session).await,
+        Command::Head => head::run(&session).await,
+        Command::Schedule(command) => schedule::run(command, &session).await,
+        Command::Completions(args) => completions::run(&args, session.output),
+        Command::Man(args) => man::run(&args, session.output),
+    }
+}
