@@ -1,0 +1,220 @@
+//! The gRPC edge: the services, what every call passes, and the errors that callers see.
+
+mod admin;
+mod layer;
+mod raw;
+mod refresh;
+mod registry;
+mod route;
+mod schema;
+mod status;
+mod watch;
+
+use std::{future::Future, time::Duration};
+
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
+use steadfast_api::{
+    FILE_DESCRIPTOR_SET,
+    admin::v1::{
+        schedule_service_server::ScheduleServiceServer, server_service_server::ServerServiceServer,
+    },
+    registry::v1::refresh_service_server::RefreshServiceServer,
+};
+use steadfast_catalog::Catalog;
+use steadfast_store::{Store, Wakeups};
+use steadfast_types::{ReplicaId, Timestamp};
+use steadfast_watch::{Hub, PublishLimits};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Server, server::TcpIncoming};
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use crate::{config::Config, schedule::Scheduler};
+use layer::{EdgeLayer, EdgeLimits};
+
+/// What the services work on.
+pub(crate) struct Parts {
+    pub(crate) store: Store,
+    pub(crate) hub: Hub,
+    pub(crate) wakeups: Wakeups,
+    pub(crate) catalog: Catalog,
+    pub(crate) scheduler: Scheduler,
+    pub(crate) replica: ReplicaId,
+    pub(crate) started: Timestamp,
+    pub(crate) commit: &'static str,
+    pub(crate) traced: bool,
+}
+
+/// The contract, read from its descriptors.
+struct Contract {
+    /// Full names.
+    services: Vec<String>,
+    /// Paths, each with whether its answer is a stream.
+    rpcs: Vec<(String, bool)>,
+}
+
+/// Says of every service whether it serves.
+#[derive(Clone)]
+pub(crate) struct Serving {
+    reporter: HealthReporter,
+    services: Vec<String>,
+}
+
+/// The server cannot be put together or ended with an error.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The contract's descriptors cannot be served.
+    #[error("reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// The contract's descriptors cannot be read.
+    #[error("the contract's descriptors: {0}")]
+    Descriptors(#[from] prost::DecodeError),
+    /// The transport failed.
+    #[error("gRPC: {0}")]
+    Transport(#[from] tonic::transport::Error),
+}
+
+// === impl Serving ===
+
+impl Serving {
+    /// Sets all services at once.
+    pub(crate) async fn set(&self, serving: bool) {
+        let status = if serving {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::NotServing
+        };
+        for service in &self.services {
+            self.reporter.set_service_status(service, status).await;
+        }
+    }
+}
+
+/// Puts the server together. The future serves until `stop` and every call has ended.
+pub(crate) async fn serve(
+    config: &Config,
+    parts: Parts,
+    listener: TcpListener,
+    stop: CancellationToken,
+) -> Result<
+    (
+        Serving,
+        impl Future<Output = Result<(), Error>> + Send + use<>,
+    ),
+    Error,
+> {
+    let contract = Contract::read()?;
+    let max_bytes = config.limits.max_message_bytes;
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let serving = Serving {
+        reporter,
+        services: contract
+            .services
+            .iter()
+            .cloned()
+            .chain([String::new()])
+            .collect(),
+    };
+    serving.set(false).await;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let catalog = parts.catalog;
+    let watch = watch::WatchEdge {
+        store: parts.store.clone(),
+        hub: parts.hub.clone(),
+        wakeups: parts.wakeups.clone(),
+        limits: PublishLimits {
+            changes: config.limits.publish_max_changes,
+            payload_bytes: config.limits.publish_max_payload_bytes,
+        },
+        progress_interval: config.watch.progress_interval,
+        drain_jitter: config.server.drain_jitter,
+    };
+    let server = admin::ServerEdge {
+        store: parts.store,
+        hub: parts.hub,
+        wakeups: parts.wakeups,
+        replica: parts.replica,
+        started: parts.started,
+        commit: parts.commit,
+    };
+    let limits = EdgeLimits {
+        in_flight: config.limits.max_in_flight_unary,
+        deadline: config.limits.default_deadline,
+    };
+    let schedules = admin::ScheduleEdge {
+        scheduler: parts.scheduler,
+    };
+    let refresh = refresh::RefreshEdge {
+        catalog: catalog.clone(),
+    };
+    let router = builder(config)
+        .layer(EdgeLayer::new(limits, contract.rpcs, parts.traced))
+        .add_service(route::RegistryRoute::new(
+            registry::RegistryEdge {
+                catalog: catalog.clone(),
+            },
+            max_bytes,
+        ))
+        .add_service(route::SchemaRoute::new(
+            schema::SchemaEdge { catalog },
+            max_bytes,
+        ))
+        .add_service(route::WatchRoute::new(watch, max_bytes))
+        .add_service(RefreshServiceServer::new(refresh).max_decoding_message_size(max_bytes))
+        .add_service(ScheduleServiceServer::new(schedules).max_decoding_message_size(max_bytes))
+        .add_service(ServerServiceServer::new(server).max_decoding_message_size(max_bytes))
+        .add_service(health)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?);
+    let incoming = TcpIncoming::from(listener)
+        .with_nodelay(Some(true))
+        .with_keepalive(Some(TCP_KEEPALIVE));
+    let whole = async move {
+        router
+            .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
+            .await
+            .map_err(Error::from)
+    };
+    Ok((serving, whole))
+}
+
+/// When the kernel begins to ask a silent peer whether it is there.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// The transport's settings. The bench's floors use the same.
+fn builder(config: &Config) -> Server {
+    Server::builder()
+        .max_concurrent_streams(config.limits.max_concurrent_streams_per_connection)
+        .http2_keepalive_interval(Some(config.watch.keepalive_interval))
+        .http2_keepalive_timeout(Some(config.watch.keepalive_timeout))
+}
+
+// === impl Contract ===
+
+impl Contract {
+    fn read() -> Result<Self, prost::DecodeError> {
+        let files = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET)?;
+        let mut contract = Self {
+            services: Vec::new(),
+            rpcs: Vec::new(),
+        };
+        for file in &files.file {
+            for service in &file.service {
+                let name = format!("{}.{}", file.package(), service.name());
+                contract.rpcs.extend(service.method.iter().map(|method| {
+                    (
+                        format!("/{name}/{}", method.name()),
+                        method.server_streaming(),
+                    )
+                }));
+                contract.services.push(name);
+            }
+        }
+        Ok(contract)
+    }
+}

@@ -1,0 +1,222 @@
+//! Services in which some calls are answered with bytes that are encoded already.
+//!
+//! Each wraps the generated service of the same name, answers the hot paths itself, and passes everything else on.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use prost::Message;
+use steadfast_api::{
+    registry::v1::{self as registry, registry_service_server::RegistryServiceServer},
+    schema::v1::{self as schema, schema_service_server::SchemaServiceServer},
+    watch::v1::{self as watch, watch_service_server::WatchServiceServer},
+};
+use tonic::{
+    Request, Response, Status,
+    body::Body,
+    server::{Grpc, NamedService, ServerStreamingService, UnaryService},
+};
+use tower::Service;
+
+use super::{
+    raw::{Encoded, RawCodec},
+    registry::RegistryEdge,
+    schema::SchemaEdge,
+    watch::WatchEdge,
+};
+
+type Answer = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
+
+/// RegistryService.
+#[derive(Clone)]
+pub(crate) struct RegistryRoute {
+    edge: Arc<RegistryEdge>,
+    rest: RegistryServiceServer<RegistryEdge>,
+    max_bytes: usize,
+}
+
+/// SchemaService.
+#[derive(Clone)]
+pub(crate) struct SchemaRoute {
+    edge: Arc<SchemaEdge>,
+    rest: SchemaServiceServer<SchemaEdge>,
+    max_bytes: usize,
+}
+
+/// WatchService.
+#[derive(Clone)]
+pub(crate) struct WatchRoute {
+    edge: Arc<WatchEdge>,
+    rest: WatchServiceServer<WatchEdge>,
+    max_bytes: usize,
+}
+
+macro_rules! route {
+    ($route:ident, $edge:ident, $server:ident, $name:literal) => {
+        impl $route {
+            pub(crate) fn new(edge: $edge, max_bytes: usize) -> Self {
+                let edge = Arc::new(edge);
+                Self {
+                    rest: $server::from_arc(Arc::clone(&edge))
+                        .max_decoding_message_size(max_bytes)
+                        .max_encoding_message_size(max_bytes),
+                    edge,
+                    max_bytes,
+                }
+            }
+        }
+
+        impl NamedService for $route {
+            const NAME: &'static str = $name;
+        }
+    };
+}
+
+route!(
+    RegistryRoute,
+    RegistryEdge,
+    RegistryServiceServer,
+    "steadfast.registry.v1.RegistryService"
+);
+route!(
+    SchemaRoute,
+    SchemaEdge,
+    SchemaServiceServer,
+    "steadfast.schema.v1.SchemaService"
+);
+route!(
+    WatchRoute,
+    WatchEdge,
+    WatchServiceServer,
+    "steadfast.watch.v1.WatchService"
+);
+
+impl Service<http::Request<Body>> for RegistryRoute {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Answer {
+        let edge = Arc::clone(&self.edge);
+        match request.uri().path() {
+            "/steadfast.registry.v1.RegistryService/GetPackage" => unary(
+                request,
+                self.max_bytes,
+                move |request: registry::GetPackageRequest| {
+                    let edge = Arc::clone(&edge);
+                    async move { edge.get_package(request).await }
+                },
+            ),
+            "/steadfast.registry.v1.RegistryService/ResolvePackage" => unary(
+                request,
+                self.max_bytes,
+                move |request: registry::ResolvePackageRequest| {
+                    let edge = Arc::clone(&edge);
+                    async move { edge.resolve_package(request).await }
+                },
+            ),
+            _ => self.rest.call(request),
+        }
+    }
+}
+
+impl Service<http::Request<Body>> for SchemaRoute {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Answer {
+        let edge = Arc::clone(&self.edge);
+        match request.uri().path() {
+            "/steadfast.schema.v1.SchemaService/GetSchema" => unary(
+                request,
+                self.max_bytes,
+                move |request: schema::GetSchemaRequest| {
+                    let edge = Arc::clone(&edge);
+                    async move { edge.get_schema(request).await }
+                },
+            ),
+            _ => self.rest.call(request),
+        }
+    }
+}
+
+impl Service<http::Request<Body>> for WatchRoute {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Answer {
+        if request.uri().path() != "/steadfast.watch.v1.WatchService/Watch" {
+            return self.rest.call(request);
+        }
+        let stream = WatchStream(Arc::clone(&self.edge));
+        let mut grpc = Grpc::new(RawCodec::<watch::WatchRequest>::default())
+            .max_decoding_message_size(self.max_bytes);
+        Box::pin(async move { Ok(grpc.server_streaming(stream, request).await) })
+    }
+}
+
+struct WatchStream(Arc<WatchEdge>);
+
+impl ServerStreamingService<watch::WatchRequest> for WatchStream {
+    type Response = Encoded;
+    type ResponseStream = Pin<Box<dyn futures::Stream<Item = Result<Encoded, Status>> + Send>>;
+    type Future =
+        Pin<Box<dyn Future<Output = Result<Response<Self::ResponseStream>, Status>> + Send>>;
+
+    fn call(&mut self, request: Request<watch::WatchRequest>) -> Self::Future {
+        let edge = Arc::clone(&self.0);
+        Box::pin(async move {
+            let answer = edge.watch(request).await?;
+            Ok(answer.map(|stream| Box::pin(stream) as Self::ResponseStream))
+        })
+    }
+}
+
+/// A unary call whose answer is encoded already.
+struct Unary<F>(F);
+
+impl<T, F, Fut> UnaryService<T> for Unary<F>
+where
+    T: Message + Default + Send + 'static,
+    F: FnMut(T) -> Fut,
+    Fut: Future<Output = Result<Encoded, Status>> + Send + 'static,
+{
+    type Response = Encoded;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Encoded>, Status>> + Send>>;
+
+    fn call(&mut self, request: Request<T>) -> Self::Future {
+        let answer = (self.0)(request.into_inner());
+        Box::pin(async move { answer.await.map(Response::new) })
+    }
+}
+
+fn unary<T, F, Fut>(request: http::Request<Body>, max_bytes: usize, answer: F) -> Answer
+where
+    T: Message + Default + Send + Sync + 'static,
+    F: FnMut(T) -> Fut + Send + 'static,
+    Fut: Future<Output = Result<Encoded, Status>> + Send + 'static,
+{
+    let mut grpc = Grpc::new(RawCodec::<T>::default())
+        .max_decoding_message_size(max_bytes)
+        .max_encoding_message_size(max_bytes);
+    Box::pin(async move { Ok(grpc.unary(Unary(answer), request).await) })
+}

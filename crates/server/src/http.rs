@@ -1,0 +1,51 @@
+//! The HTTP side: life, usefulness, metrics.
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use metrics_exporter_prometheus::PrometheusHandle;
+
+use crate::health::Health;
+
+#[derive(Clone)]
+struct Shared {
+    health: Health,
+    metrics: PrometheusHandle,
+}
+
+/// All routes.
+pub(crate) fn router(health: Health, metrics: PrometheusHandle) -> Router {
+    Router::new()
+        .route("/", get(index))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(render))
+        .with_state(Shared { health, metrics })
+}
+
+async fn index() -> &'static str {
+    "Steadfast. The API is gRPC, on another port; here are /healthz, /readyz and /metrics.\n"
+}
+
+async fn healthz() -> &'static str {
+    "alive\n"
+}
+
+async fn readyz(State(shared): State<Shared>) -> Response {
+    let readiness = shared.health.readiness();
+    let status = if readiness.is_useful() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (status, format!("{readiness}\n")).into_response()
+}
+
+async fn render(State(shared): State<Shared>) -> Response {
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
+    (kind, shared.metrics.render()).into_response()
+}

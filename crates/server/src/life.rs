@@ -1,0 +1,402 @@
+//! The life of a replica: start, ready, drain, stop.
+
+use std::{future::Future, io, io::Write as _, net::SocketAddr, time::Duration};
+
+use steadfast_catalog::Catalog;
+use steadfast_store::{MigrateReport, Options as StoreOptions, Retention, Store, Wakeups};
+use steadfast_types::{ReplicaId, Timestamp};
+use steadfast_watch::{Hub, Options as HubOptions};
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    VERSION,
+    config::Config,
+    grpc::{self, Serving},
+    health::Health,
+    http, maintenance, metric,
+    schedule::{Planned, Scheduler},
+    sources::catalog_options,
+    telemetry::{self, Telemetry},
+};
+
+/// Revisions that compaction always leaves.
+const RETENTION_FLOOR: u32 = 1_000;
+
+/// What a start is asked for beyond the configuration.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RunOptions {
+    /// Bring the database to this program's schema first.
+    pub migrate: bool,
+    /// Print one line of JSON on standard output when ready.
+    pub ready_json: bool,
+    /// The source revision that the program was built from.
+    pub commit: &'static str,
+}
+
+/// A replica could not start, or ended with an error. `Display` names the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Telemetry.
+    #[error(transparent)]
+    Telemetry(#[from] telemetry::Error),
+    /// The database.
+    #[error("database: {0}")]
+    Store(#[from] steadfast_store::Error),
+    /// The catalogue.
+    #[error("catalogue: {0}")]
+    Catalog(#[from] steadfast_catalog::Error),
+    /// The sources' upstreams cannot be set up.
+    #[error("{0}")]
+    Upstream(#[from] steadfast_upstream::Error),
+    /// A configured name is no package name.
+    #[error("catalog.source `{source_name}`: `{name}`: {error}")]
+    PackageName {
+        /// The source.
+        source_name: String,
+        /// What was configured.
+        name: String,
+        /// What is wrong with it.
+        error: steadfast_upstream::InvalidName,
+    },
+    /// A port cannot be had.
+    #[error("cannot listen on {address} ({source}): {}", remedy(.source, .flag))]
+    Bind {
+        /// What was asked for.
+        address: SocketAddr,
+        /// The flag that changes it.
+        flag: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The gRPC server.
+    #[error(transparent)]
+    Grpc(#[from] grpc::Error),
+    /// The HTTP server.
+    #[error("HTTP: {0}")]
+    Http(io::Error),
+    /// Signals cannot be received.
+    #[error("signals: {0}")]
+    Signals(io::Error),
+}
+
+fn remedy(source: &io::Error, flag: &str) -> String {
+    if source.kind() == io::ErrorKind::AddrInUse {
+        format!(
+            "another process has it, perhaps another server; stop it, or choose another port with `{flag}`"
+        )
+    } else {
+        format!("choose another address with `{flag}`")
+    }
+}
+
+/// Brings the database to this program's schema.
+///
+/// # Errors
+/// If it cannot be opened or migrated.
+pub async fn migrate(config: &Config) -> Result<MigrateReport, Error> {
+    let store = Store::open(&store_options(config)).await?;
+    let report = store.migrate().await?;
+    store.close().await;
+    Ok(report)
+}
+
+/// Runs a replica until a signal stops it. The first signal drains; a second one ends the process at once.
+///
+/// # Errors
+/// If it cannot start, or if a server fails.
+pub async fn run(config: Config, options: RunOptions) -> Result<(), Error> {
+    let telemetry = Telemetry::start(&config.telemetry)?;
+    let started = Timestamp::now();
+    let replica = ReplicaId::random();
+    let signals = Signals::listen().map_err(Error::Signals)?;
+    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    metrics::gauge!(metric::BUILD_INFO, "version" => VERSION, "commit" => options.commit).set(1);
+    tasks.spawn(
+        stop.clone()
+            .run_until_cancelled_owned(Telemetry::upkeep(telemetry.metrics.clone())),
+    );
+
+    let store = Store::open(&store_options(&config)).await?;
+    if options.migrate {
+        let report = store.migrate().await?;
+        if report.from != report.to {
+            tracing::info!(from = report.from, to = report.to, "migrated the database");
+        }
+    } else {
+        store.check_schema().await?;
+    }
+    let coalesce = config.watch.notify_coalesce;
+    let wakeups = Wakeups::start(&store, replica, coalesce, &stop, &tasks);
+    let hub = Hub::start(store.clone(), &wakeups, hub_options(&config), &stop, &tasks).await?;
+    let catalog = Catalog::start(
+        store.clone(),
+        &hub,
+        &wakeups,
+        catalog_options(&config, replica).await?,
+        &stop,
+        &tasks,
+    )
+    .await?;
+    let scheduler = Scheduler::new(store.clone(), planned(&config, &catalog));
+    scheduler.record().await?;
+
+    let grpc_listener = bind(config.server.grpc, "--listen-grpc").await?;
+    let http_listener = bind(config.server.http, "--listen-http").await?;
+    let bound = |listener: &TcpListener| listener.local_addr().map_err(Error::Http);
+    let (grpc_address, http_address) = (bound(&grpc_listener)?, bound(&http_listener)?);
+    let health = Health::new(hub.clone());
+    let drain = CancellationToken::new();
+    let parts = grpc::Parts {
+        store: store.clone(),
+        hub: hub.clone(),
+        wakeups,
+        catalog,
+        scheduler: scheduler.clone(),
+        replica,
+        started,
+        commit: options.commit,
+        traced: telemetry.is_traced(),
+    };
+    let (serving, grpc_server) = grpc::serve(&config, parts, grpc_listener, drain.clone()).await?;
+    let http_router = http::router(health.clone(), telemetry.metrics.clone());
+    let http_server = axum::serve(http_listener, http_router)
+        .with_graceful_shutdown(drain.clone().cancelled_owned());
+    tasks.spawn(stop.clone().run_until_cancelled_owned(scheduler.run()));
+    let retention = Retention {
+        age: config.watch.retention,
+        revisions: u32::try_from(config.watch.retention_revisions).unwrap_or(u32::MAX),
+        floor: RETENTION_FLOOR,
+    };
+    let maintenance = maintenance::run(store.clone(), replica, config.lease.duration, retention);
+    tasks.spawn(stop.clone().run_until_cancelled_owned(maintenance));
+
+    let mut grpc_server = tokio::spawn(grpc_server);
+    let mut http_server = tokio::spawn(http_server.into_future());
+    serving.set(true).await;
+    tasks.spawn(
+        stop.clone()
+            .run_until_cancelled_owned(report_health(health.clone(), serving.clone())),
+    );
+    announce(
+        &config,
+        options,
+        &store,
+        replica,
+        &hub,
+        grpc_address,
+        http_address,
+    );
+
+    let ended = tokio::select! {
+        signal = signals.first() => {
+            tracing::info!(signal, grace_ms = config.server.shutdown_grace.as_millis() as u64, "shutting down");
+            Ok(())
+        }
+        ended = &mut grpc_server => flatten(ended).map_err(Error::Grpc),
+        ended = &mut http_server => flatten(ended).map_err(Error::Http),
+    };
+    health.drain();
+    serving.set(false).await;
+    hub.drain();
+    drain.cancel();
+    let finish = async {
+        if !grpc_server.is_finished() {
+            flatten((&mut grpc_server).await).map_err(Error::Grpc)?;
+        }
+        if !http_server.is_finished() {
+            flatten((&mut http_server).await).map_err(Error::Http)?;
+        }
+        Ok(())
+    };
+    let finished = tokio::time::timeout(config.server.shutdown_grace, finish).await;
+    if finished.is_err() {
+        tracing::warn!("some calls did not end within the grace period and are cut off");
+    }
+    // Work under way hands its leases back when it is stopped.
+    stop.cancel();
+    tasks.close();
+    if tokio::time::timeout(HAND_BACK, tasks.wait()).await.is_err() {
+        tracing::warn!("some work did not stop; its leases run out by themselves");
+    }
+    if tokio::time::timeout(HAND_BACK, store.close())
+        .await
+        .is_err()
+    {
+        tracing::warn!("the database did not close its connections in time");
+    }
+    telemetry.flush();
+    tracing::info!("stopped");
+    ended.and(finished.unwrap_or(Ok(())))
+}
+
+/// How long work under way may take to hand its leases back, and the database to close.
+const HAND_BACK: Duration = Duration::from_secs(2);
+
+/// Keeps the health service in step with readiness.
+async fn report_health(health: Health, serving: Serving) {
+    let mut told = true;
+    loop {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let useful = health.readiness().is_useful();
+        if useful != told {
+            serving.set(useful).await;
+            told = useful;
+        }
+    }
+}
+
+fn announce(
+    config: &Config,
+    options: RunOptions,
+    store: &Store,
+    replica: ReplicaId,
+    hub: &Hub,
+    grpc: SocketAddr,
+    http: SocketAddr,
+) {
+    let head = hub.position().borrow().applied;
+    tracing::info!(
+        version = VERSION,
+        commit = options.commit,
+        engine = store.engine().as_str(),
+        %grpc,
+        %http,
+        %replica,
+        store_id = %head.store_id,
+        revision = head.revision.0,
+        "ready"
+    );
+    if config.catalog.sources.is_empty() {
+        tracing::warn!(
+            "no source is configured, so the catalogue stays empty: `steadfast init` writes a commented configuration, and \
+             `steadfast serve --config deploy/openfn.toml` shows a filled one"
+        );
+    }
+    if config.server.insecure {
+        tracing::warn!(
+            "callers are not authenticated, and the address is not limited to loopback (--insecure)"
+        );
+    }
+    if options.ready_json {
+        let line = serde_json::json!({
+            "event": "ready",
+            "grpc": grpc.to_string(),
+            "http": http.to_string(),
+            "replica": replica.to_string(),
+            "store_id": head.store_id.to_string(),
+        });
+        let mut out = io::stdout().lock();
+        if let Err(error) = writeln!(out, "{line}").and_then(|()| out.flush()) {
+            tracing::warn!(%error, "cannot write to standard output");
+        }
+    }
+}
+
+async fn bind(address: SocketAddr, flag: &'static str) -> Result<TcpListener, Error> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| Error::Bind {
+            address,
+            flag,
+            source,
+        })
+}
+
+fn flatten<T, E>(ended: Result<Result<T, E>, tokio::task::JoinError>) -> Result<T, E> {
+    match ended {
+        Ok(outcome) => outcome,
+        // Nobody aborts the servers: the task panicked, and the panic goes on here.
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+fn store_options(config: &Config) -> StoreOptions {
+    let database = &config.database;
+    StoreOptions {
+        url: database.url.expose().to_owned(),
+        data_dir: database.data_dir.clone(),
+        max_connections: database.max_connections,
+        connect_timeout: database.connect_timeout,
+        idle_in_transaction_timeout: database.idle_in_transaction_timeout,
+        lock_timeout: database.lock_timeout,
+        statement_timeout: database.statement_timeout,
+        ..StoreOptions::default()
+    }
+}
+
+fn hub_options(config: &Config) -> HubOptions {
+    HubOptions {
+        ring_revisions: config.watch.ring_revisions,
+        ring_bytes: config.watch.ring_bytes,
+        poll_interval: config.watch.poll_interval,
+        page_revisions: u32::try_from(config.watch.page_revisions).unwrap_or(u32::MAX),
+        max_streams: config.limits.max_watch_streams,
+    }
+}
+
+fn planned(config: &Config, catalog: &Catalog) -> Vec<Planned> {
+    let Some(schedule) = &config.catalog.refresh_schedule else {
+        return Vec::new();
+    };
+    let catalog = catalog.clone();
+    vec![Planned {
+        name: REFRESH_SCHEDULE,
+        expression: schedule.expression.clone(),
+        cron: schedule.cron.clone(),
+        zone: schedule.time_zone,
+        work: std::sync::Arc::new(move || {
+            let catalog = catalog.clone();
+            Box::pin(async move {
+                let id = catalog.run_schedule(REFRESH_SCHEDULE).await;
+                id.map(|id| format!("refresh {id}"))
+                    .map_err(|error| error.to_string())
+            })
+        }),
+    }]
+}
+
+/// The schedule that `catalog.refresh_schedule` configures.
+const REFRESH_SCHEDULE: &str = "refresh";
+
+/// The signals that end a replica.
+struct Signals {
+    first: tokio::sync::oneshot::Receiver<&'static str>,
+}
+
+// === impl Signals ===
+
+impl Signals {
+    /// Begins to listen. From the second signal on, the process ends at once.
+    fn listen() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let (told, first) = tokio::sync::oneshot::channel();
+        tokio::spawn(async move {
+            let mut told = Some(told);
+            loop {
+                let name = tokio::select! {
+                    _ = interrupt.recv() => "SIGINT",
+                    _ = terminate.recv() => "SIGTERM",
+                };
+                match told.take() {
+                    // The receiver is gone only when the process is ending anyway.
+                    Some(told) => drop(told.send(name)),
+                    None => {
+                        tracing::warn!(signal = name, "second signal: ending at once");
+                        std::process::exit(EXIT_SECOND_SIGNAL);
+                    }
+                }
+            }
+        });
+        Ok(Self { first })
+    }
+
+    fn first(self) -> impl Future<Output = &'static str> {
+        async { self.first.await.unwrap_or("none") }
+    }
+}
+
+/// The exit code after a second signal, as shells count interrupted programs.
+const EXIT_SECOND_SIGNAL: i32 = 130;

@@ -1,0 +1,66 @@
+//! From the configured sources to what the catalogue reads.
+
+use steadfast_catalog::{Options, Source};
+use steadfast_types::ReplicaId;
+use steadfast_upstream::{
+    HttpClient, HttpOptions, NpmConfig, NpmRegistry, PackageName, Places, TarballLimits,
+};
+
+use crate::{config::Config, life::Error};
+
+/// The catalogue's options. The registry of a source that names none is found in the npm configuration, which may take a run of
+/// `npm config get registry`; nothing is looked for if there is no source.
+pub(crate) async fn catalog_options(config: &Config, replica: ReplicaId) -> Result<Options, Error> {
+    let client = HttpClient::new(http_options(config))?;
+    let places = Places::from_process();
+    let mut sources = Vec::new();
+    for source in &config.catalog.sources {
+        let npm = NpmConfig::load(source.registry.as_deref(), &places).await?;
+        tracing::info!(
+            source = source.name,
+            packages = source.names.len(),
+            registry_from = npm.found_in(),
+            "configured"
+        );
+        let packages = source.names.iter().map(|name| {
+            PackageName::parse(name).map_err(|error| Error::PackageName {
+                source_name: source.name.clone(),
+                name: name.clone(),
+                error,
+            })
+        });
+        sources.push(Source {
+            name: source.name.clone(),
+            packages: packages.collect::<Result<_, _>>()?,
+            registry: NpmRegistry::new(client.clone(), npm)
+                .with_packument_bytes_max(config.upstream.packument_max_bytes),
+        });
+    }
+    let catalog = &config.catalog;
+    Ok(Options {
+        sources,
+        refresh_concurrency: catalog.refresh_concurrency,
+        schemas_of_newest: catalog.schema_newest,
+        refresh_history: u32::try_from(catalog.refresh_history).unwrap_or(u32::MAX),
+        lease_duration: config.lease.duration,
+        min_revision_wait: config.limits.min_revision_wait,
+        tarball_limits: TarballLimits {
+            download_bytes_max: config.upstream.tarball_max_bytes,
+            ..TarballLimits::default()
+        },
+        ..Options::new(replica)
+    })
+}
+
+fn http_options(config: &Config) -> HttpOptions {
+    let upstream = &config.upstream;
+    HttpOptions {
+        host_concurrency: upstream.max_concurrency_per_host,
+        attempt_timeout: upstream.timeout,
+        // All attempts, and as many of the longest waits that an upstream may ask for.
+        total_timeout: (upstream.timeout + upstream.retry_after_max) * upstream.attempts,
+        retries_max: upstream.attempts.saturating_sub(1),
+        retry_after_max: upstream.retry_after_max,
+        ..HttpOptions::default()
+    }
+}
