@@ -1,1 +1,50 @@
-//! Packages and schemas: sources to store to in-memory snapshot.
+//! Packages and the configuration schemas they carry: from npm registries through the store into memory.
+//!
+//! # How it is built
+//!
+//! Decisions are pure and apart from their execution. [`specifier`] and [`range`] read what callers write; [`resolve`] chooses a
+//! version; [`plan`] compares, schedules and judges; [`validate`] checks documents. They take values and return values.
+//!
+//! A refresh reads registries ([`Source`]) and writes to the store: one package is one transaction with its change-log entry,
+//! unchanged packages write nothing, and one replica at a time does it, under a lease. Memory learns of it only from the log,
+//! here as on every other replica: the follower reads log page, head and rows in one database snapshot and swaps in a new
+//! [`Snapshot`]. [`Catalog`] answers from that: no lock, no database, no parsing, and answers encoded beforehand.
+//!
+//! # What it is not
+//!
+//! It speaks no gRPC: it uses the contract's messages, and [`Error`] says what a caller can do about a failure; the server maps it
+//! to codes. It opens no connection to a registry: `upstream` does, with its manners.
+
+mod catalog;
+mod compiled;
+mod entry;
+mod error;
+mod executor;
+mod field;
+mod follow;
+mod json;
+mod load;
+mod lookup;
+pub mod metric;
+mod options;
+mod package;
+pub mod plan;
+pub mod range;
+mod reading;
+mod refresh;
+pub mod resolve;
+mod schema;
+mod snapshot;
+pub mod specifier;
+pub mod validate;
+
+pub use catalog::{BatchResolution, Catalog};
+pub use entry::{PackageEntry, SchemaSlot};
+pub use error::Error;
+pub use json::{JsonError, JsonLimits};
+pub use lookup::{FoundSchema, MAX_BATCH, MAX_PAGE_SIZE, MAX_QUERY_BYTES};
+pub use options::{Options, Source};
+pub use package::{PackageDocument, RepositoryDocument, VersionDocument};
+pub use refresh::{Asker, MAX_ITEMS, MAX_REQUEST_ID_BYTES};
+pub use schema::{Compiled, SCHEMA_LIMITS, Schema};
+pub use snapshot::{CheckedTimes, Content, EncodedAnswer, Snapshot, Stamp};

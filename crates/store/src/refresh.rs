@@ -81,6 +81,11 @@ statements! {
     DONE = "refresh_done" => [
         "SELECT DISTINCT package AS name FROM refresh_item WHERE run_id = $1"
     ];
+    /// The packages about which there was no answer: an error other than that there is no such package.
+    UNANSWERED = "refresh_unanswered" => [
+        "SELECT DISTINCT package AS name FROM refresh_item WHERE run_id = $1 AND kind = 'packages' \
+         AND outcome = 'failed' AND reason <> $2"
+    ];
     /// Ends a run.
     FINISH = "refresh_finish" => [
         "UPDATE refresh_run SET state = $2, error = $3, end_us = " now " \
@@ -479,6 +484,29 @@ impl Store {
         }
         tx.commit().await?;
         Ok(landed)
+    }
+
+    /// The packages of a run that have items.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn refreshed_packages(&self, run_id: &str) -> Result<BTreeSet<String>, Error> {
+        let rows: Vec<NameRow> = self.db().read(&DONE).bind(run_id).all().await?;
+        Ok(rows.into_iter().map(|row| row.name).collect())
+    }
+
+    /// The packages of a run that failed for another reason than `absence`, with which the upstream says that there is none.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn unanswered_packages(
+        &self,
+        run_id: &str,
+        absence: &str,
+    ) -> Result<BTreeSet<String>, Error> {
+        let rows = self.db().read(&UNANSWERED).bind(run_id).bind(absence);
+        let rows: Vec<NameRow> = rows.all().await?;
+        Ok(rows.into_iter().map(|row| row.name).collect())
     }
 
     /// Ends a run. `checked` names the sources all of whose packages it asked about with success; they were asked since the run

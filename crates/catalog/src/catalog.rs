@@ -1,0 +1,326 @@
+//! The catalogue as the rest of the server uses it.
+
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard};
+use steadfast_api::{
+    common::v1::{Cursor as CursorMessage, ReadState},
+    registry::v1::{ListPackagesRequest, ListPackagesResponse, RefreshTrigger, Resolution},
+    schema::v1::{
+        ListSchemasRequest, ListSchemasResponse, ValidateDocumentRequest, ValidateDocumentResponse,
+    },
+};
+use steadfast_store::{Located, Store, Wakeups};
+use steadfast_types::Cursor;
+use steadfast_watch::Hub;
+use tokio::{
+    sync::{Notify, watch},
+    time::{Duration, Instant, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    compiled::CompiledSchemas,
+    error::Error,
+    executor::Executor,
+    follow::{Follower, Memory},
+    lookup::MAX_BATCH,
+    options::Options,
+    refresh::Asker,
+    snapshot::{EncodedAnswer, Snapshot, cursor_from_proto},
+    validate,
+};
+
+/// How long a lookup that is ahead of memory waits before it asks the database whether its cursor exists at all.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// The catalogue of this process. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    memory: Arc<Memory>,
+    options: Arc<Options>,
+    asker: Asker,
+}
+
+/// Resolutions of a batch, in the order of the specifiers, all from one state.
+#[derive(Debug)]
+pub struct BatchResolution {
+    /// One per specifier.
+    pub results: Vec<Result<Resolution, Error>>,
+    /// The state that they were read from.
+    pub read_state: ReadState,
+}
+
+// === impl Catalog: life ===
+
+impl Catalog {
+    /// Loads the catalogue from the database, then follows the log and carries out refreshes until `stop`. If there is a source
+    /// and no package, asks for a first refresh.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn start(
+        store: Store,
+        hub: &Hub,
+        wakeups: &Wakeups,
+        options: Options,
+        stop: &CancellationToken,
+        tasks: &TaskTracker,
+    ) -> Result<Self, Error> {
+        let compiled = CompiledSchemas::default();
+        let snapshot = Follower::load(&store, &compiled).await?;
+        let applied = watch::Sender::new(snapshot.stamp.cursor);
+        let memory = Arc::new(Memory {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            applied,
+            recheck: Notify::new(),
+        });
+        let options = Arc::new(options);
+        let follower = Follower {
+            store: store.clone(),
+            hub: hub.clone(),
+            compiled: compiled.clone(),
+            memory: Arc::clone(&memory),
+            checked_poll_interval: options.checked_poll_interval,
+        };
+        let subscription = follower.subscribe().await?;
+        tasks.spawn(
+            stop.clone()
+                .run_until_cancelled_owned(follower.run(subscription)),
+        );
+        let asked = Arc::new(Notify::new());
+        let asker = Asker {
+            store: store.clone(),
+            options: Arc::clone(&options),
+            asked: Arc::clone(&asked),
+        };
+        if !options.sources.is_empty() {
+            asker.ask_if_empty().await?;
+            let executor = Executor {
+                store: store.clone(),
+                wakeups: wakeups.clone(),
+                compiled,
+                memory: Arc::clone(&memory),
+                options: Arc::clone(&options),
+                asked,
+            };
+            tasks.spawn(executor.run(stop.clone()));
+        }
+        Ok(Self {
+            inner: Arc::new(Inner {
+                store,
+                memory,
+                options,
+                asker,
+            }),
+        })
+    }
+
+    /// The state of memory at this moment: whoever asks several things takes it once.
+    #[must_use]
+    pub fn snapshot(&self) -> Guard<Arc<Snapshot>> {
+        self.inner.memory.snapshot.load()
+    }
+
+    /// Where memory stands, now and as it moves.
+    #[must_use]
+    pub fn applied(&self) -> watch::Receiver<Cursor> {
+        self.inner.memory.applied.subscribe()
+    }
+
+    /// Whether there is anything to refresh from.
+    #[must_use]
+    pub fn has_source(&self) -> bool {
+        !self.inner.options.sources.is_empty()
+    }
+
+    /// Asks for refreshes and tells what became of them.
+    #[must_use]
+    pub fn refreshes(&self) -> &Asker {
+        &self.inner.asker
+    }
+
+    /// Asks for a refresh of everything on behalf of a schedule. Returns the refresh's id.
+    ///
+    /// # Errors
+    /// As [`Asker::start`].
+    pub async fn run_schedule(&self, schedule: &str) -> Result<String, Error> {
+        let request = Default::default();
+        let answer = self
+            .inner
+            .asker
+            .start(&request, schedule, RefreshTrigger::Schedule)
+            .await?;
+        Ok(answer.refresh.unwrap_or_default().id)
+    }
+}
+
+// === impl Catalog: lookups ===
+
+impl Catalog {
+    /// `GetPackage`, from memory.
+    ///
+    /// # Errors
+    /// As [`Snapshot::lookup_package`].
+    pub fn lookup_package(&self, name: &str, if_none_match: &str) -> Result<EncodedAnswer, Error> {
+        self.snapshot().lookup_package(name, if_none_match)
+    }
+
+    /// `ResolvePackage`, from memory.
+    ///
+    /// # Errors
+    /// As [`Snapshot::lookup_resolution`].
+    pub fn lookup_resolution(&self, specifier: &str) -> Result<EncodedAnswer, Error> {
+        self.snapshot().lookup_resolution(specifier)
+    }
+
+    /// `GetSchema`, from memory.
+    ///
+    /// # Errors
+    /// As [`Snapshot::lookup_schema`].
+    pub fn lookup_schema(
+        &self,
+        package: &str,
+        version: &str,
+        if_none_match: &str,
+    ) -> Result<EncodedAnswer, Error> {
+        self.snapshot()
+            .lookup_schema(package, version, if_none_match)
+    }
+
+    /// `ListPackages`, from memory.
+    ///
+    /// # Errors
+    /// As [`Snapshot::list_packages`].
+    pub fn list_packages(
+        &self,
+        request: &ListPackagesRequest,
+    ) -> Result<ListPackagesResponse, Error> {
+        self.snapshot().list_packages(request)
+    }
+
+    /// `ListSchemas`, from memory.
+    ///
+    /// # Errors
+    /// As [`Snapshot::list_schemas`].
+    pub fn list_schemas(&self, request: &ListSchemasRequest) -> Result<ListSchemasResponse, Error> {
+        self.snapshot().list_schemas(request)
+    }
+
+    /// `BatchResolvePackages`, from memory.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if there are no or too many specifiers.
+    pub fn batch_resolve(&self, specifiers: &[String]) -> Result<BatchResolution, Error> {
+        if specifiers.is_empty() || specifiers.len() > MAX_BATCH {
+            return Err(Error::InvalidArgument {
+                field: "specifiers",
+                message: format!("1 to {MAX_BATCH} specifiers, not {}", specifiers.len()),
+            });
+        }
+        let snapshot = self.snapshot();
+        Ok(BatchResolution {
+            results: specifiers
+                .iter()
+                .map(|specifier| snapshot.resolution(specifier))
+                .collect(),
+            read_state: snapshot.stamp.overall_message(),
+        })
+    }
+
+    /// `ValidateDocument`, but for waiting. Nothing of the document is kept, logged, or part of the answer.
+    ///
+    /// # Errors
+    /// As [`Snapshot::schema`]; [`Error::SchemaUnusable`]; [`Error::InvalidDocument`].
+    pub async fn validate(
+        &self,
+        request: ValidateDocumentRequest,
+    ) -> Result<ValidateDocumentResponse, Error> {
+        let (found, read_state) = {
+            let snapshot = self.snapshot();
+            let found = snapshot.schema(&request.package, &request.version)?;
+            let source = &found.package.document.source;
+            (found.clone(), snapshot.stamp.read_state_message(source))
+        };
+        let schema = Arc::clone(&found.schema);
+        let package = found.package.name().to_owned();
+        let checked = tokio::task::spawn_blocking(move || match &schema.compiled {
+            Ok(compiled) => Ok(validate::validate(compiled, &request.document_json)),
+            Err(reason) => Err(reason.clone()),
+        })
+        .await
+        .map_err(|_| Error::Internal("validation"))?;
+        let violations = match checked {
+            Ok(violations) => violations.map_err(Error::InvalidDocument)?,
+            Err(reason) => {
+                return Err(Error::SchemaUnusable {
+                    package,
+                    version: found.version,
+                    reason,
+                });
+            }
+        };
+        Ok(ValidateDocumentResponse {
+            valid: violations.is_empty(),
+            violations,
+            package,
+            version: found.version,
+            schema_etag: found.schema.hash.clone(),
+            auth_kind: found.schema.auth_kind.into(),
+            read_state: Some(read_state),
+        })
+    }
+}
+
+// === impl Catalog: waiting ===
+
+impl Catalog {
+    /// Waits until memory reflects a caller's cursor; `None` is reached at once.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if it is malformed; [`Error::StoreChanged`] if it is of another history;
+    /// [`Error::RevisionNotReached`] after `min_revision_wait`; [`Error::Store`] if that cannot be told because the database does
+    /// not answer.
+    pub async fn reach(&self, min_revision: Option<&CursorMessage>) -> Result<(), Error> {
+        let Some(message) = min_revision else {
+            return Ok(());
+        };
+        let wanted = cursor_from_proto(message)?;
+        let mut applied = self.inner.memory.applied.subscribe();
+        let start = Instant::now();
+        let deadline = start + self.inner.options.min_revision_wait;
+        let patience = deadline.min(start + PATIENCE);
+        if let Ok(reached) = timeout_at(patience, reached(&mut applied, wanted)).await {
+            return reached;
+        }
+        if self.inner.store.locate(wanted).await? == Located::Diverged {
+            return Err(Error::StoreChanged);
+        }
+        match timeout_at(deadline, reached(&mut applied, wanted)).await {
+            Ok(reached) => reached,
+            Err(_) => Err(Error::RevisionNotReached {
+                wanted: wanted.revision,
+                applied: applied.borrow().revision,
+            }),
+        }
+    }
+}
+
+/// Waits until memory is at or above a cursor of its own history. A cursor of another history is waited for too: memory may be
+/// the one that has yet to notice.
+async fn reached(applied: &mut watch::Receiver<Cursor>, wanted: Cursor) -> Result<(), Error> {
+    let now = applied
+        .wait_for(|now| now.store_id == wanted.store_id && now.revision >= wanted.revision)
+        .await
+        .map_err(|_| Error::Internal("memory is no longer followed"))?;
+    if now.revision == wanted.revision && now.mark != wanted.mark {
+        return Err(Error::StoreChanged);
+    }
+    Ok(())
+}

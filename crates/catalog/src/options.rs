@@ -1,0 +1,77 @@
+//! What the catalogue is made from, and its limits.
+
+use std::time::Duration;
+
+use steadfast_types::ReplicaId;
+use steadfast_upstream::{NpmRegistry, PackageName, TarballLimits};
+
+/// A registry and the packages that are taken from it.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// A name for people, unique among the sources.
+    pub name: String,
+    /// What to take. A package that two sources name is taken from the first.
+    pub packages: Vec<PackageName>,
+    /// From where.
+    pub registry: NpmRegistry,
+}
+
+/// Sources and limits.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// This process.
+    pub replica: ReplicaId,
+    /// In the order of their precedence; none means that there is nothing to refresh.
+    pub sources: Vec<Source>,
+    /// Requests to upstreams in flight during a refresh.
+    pub refresh_concurrency: usize,
+    /// Schemas are kept of the versions that dist-tags name and of this many newest stable ones.
+    pub schemas_of_newest: usize,
+    /// Ended refreshes that are kept.
+    pub refresh_history: u32,
+    /// How long the lease on refreshing lasts; it is renewed at a third of this.
+    pub lease_duration: Duration,
+    /// How often to look for a refresh that another replica was asked for, or was killed in.
+    pub refresh_poll_interval: Duration,
+    /// How often to read when the sources were last asked.
+    pub checked_poll_interval: Duration,
+    /// How long a lookup with `min_revision` waits for this replica.
+    pub min_revision_wait: Duration,
+    /// What is read of a tarball.
+    pub tarball_limits: TarballLimits,
+}
+
+// === impl Options ===
+
+impl Options {
+    /// The defaults, without a source.
+    #[must_use]
+    pub fn new(replica: ReplicaId) -> Self {
+        Self {
+            replica,
+            sources: Vec::new(),
+            refresh_concurrency: 16,
+            schemas_of_newest: 5,
+            refresh_history: 100,
+            lease_duration: Duration::from_secs(10),
+            refresh_poll_interval: Duration::from_secs(1),
+            checked_poll_interval: Duration::from_secs(2),
+            min_revision_wait: Duration::from_secs(2),
+            tarball_limits: TarballLimits::default(),
+        }
+    }
+
+    /// All configured packages with their sources, in the order of their names.
+    #[must_use]
+    pub(crate) fn packages(&self) -> Vec<(&PackageName, &Source)> {
+        let mut packages: Vec<(&PackageName, &Source)> = self
+            .sources
+            .iter()
+            .flat_map(|source| source.packages.iter().map(move |name| (name, source)))
+            .collect();
+        // Stable: of equal names the first source's comes first.
+        packages.sort_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
+        packages.dedup_by(|(later, _), (earlier, _)| later == earlier);
+        packages
+    }
+}

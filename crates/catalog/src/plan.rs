@@ -1,0 +1,518 @@
+//! What a refresh should do, decided from values alone: which request joins which run, what changed, whose schemas to read,
+//! and how a run ended. Nothing here reads or writes anything.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use steadfast_api::registry::v1::{RefreshKind, RefreshState};
+
+use crate::{
+    package::{PackageDocument, VersionDocument},
+    range::parse_version,
+};
+
+/// More requests than this that no queued run covers become one run over everything.
+pub const MAX_QUEUED_RUNS: usize = 16;
+
+/// What a refresh reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kinds {
+    /// Package metadata and versions.
+    pub packages: bool,
+    /// Schemas and labels, from tarballs.
+    pub schemas: bool,
+}
+
+/// What somebody asks to be refreshed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wish {
+    /// What to read.
+    pub kinds: Kinds,
+    /// Of this package only; `None` means all.
+    pub package: Option<String>,
+}
+
+/// A refresh that has not ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Underway {
+    /// Its id.
+    pub id: String,
+    /// What it reads.
+    pub wish: Wish,
+    /// Packages are read in the order of their names; those up to and including this one may have been read. `None`: none yet.
+    pub begun_through: Option<String>,
+}
+
+/// Where a wish goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Placement {
+    /// The run with this id covers it.
+    Join(String),
+    /// A new run.
+    Queue(Wish),
+}
+
+/// What became of a package.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Difference {
+    /// The same, and the upstream's etag too.
+    None,
+    /// The same under a new upstream etag: remember that, and nothing else.
+    EtagOnly,
+    /// New or changed.
+    Content,
+}
+
+/// What is stored about a version's schema.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct KnownSchema {
+    /// The integrity of the tarball that was read.
+    pub integrity: String,
+    /// The schema's hash; `None` if the tarball has none.
+    pub hash: Option<String>,
+    /// The label in the tarball; may be empty.
+    pub label: String,
+}
+
+/// What the registry says of the latest version's label.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StatedLabel {
+    /// The registry was not asked, or said that nothing changed.
+    AsBefore,
+    /// It has none.
+    None,
+    /// This one.
+    Some(String),
+}
+
+/// What to do about the schemas of one package.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SchemaPlan {
+    /// Tarballs to read, newest version first.
+    pub fetch: Vec<String>,
+    /// How many wanted versions need not be read again.
+    pub settled: usize,
+    /// Stored versions that the package no longer has.
+    pub gone: Vec<String>,
+}
+
+/// How items of one kind ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// What there was to read.
+    pub listed: i64,
+    /// Stored anew.
+    pub changed: i64,
+    /// As it was.
+    pub unchanged: i64,
+    /// Not read.
+    pub failed: i64,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// Succeeded, partial or failed.
+    pub state: RefreshState,
+    /// Why it is not a success as a whole; empty if the items say it.
+    pub error: String,
+}
+
+// === impl Kinds ===
+
+impl Kinds {
+    /// Everything.
+    pub const ALL: Self = Self {
+        packages: true,
+        schemas: true,
+    };
+
+    /// From a request: none means all. `None` for a kind that is unknown or unspecified.
+    #[must_use]
+    pub fn from_proto(kinds: &[i32]) -> Option<Self> {
+        if kinds.is_empty() {
+            return Some(Self::ALL);
+        }
+        let mut found = Self {
+            packages: false,
+            schemas: false,
+        };
+        for kind in kinds {
+            match RefreshKind::try_from(*kind) {
+                Ok(RefreshKind::Packages) => found.packages = true,
+                Ok(RefreshKind::Schemas) => found.schemas = true,
+                Ok(RefreshKind::Unspecified) | Err(_) => return None,
+            }
+        }
+        Some(found)
+    }
+
+    /// As answers list them.
+    #[must_use]
+    pub fn to_proto(self) -> Vec<i32> {
+        let packages = self.packages.then_some(RefreshKind::Packages.into());
+        let schemas = self.schemas.then_some(RefreshKind::Schemas.into());
+        packages.into_iter().chain(schemas).collect()
+    }
+
+    fn covers(self, other: Self) -> bool {
+        (self.packages || !other.packages) && (self.schemas || !other.schemas)
+    }
+}
+
+// === impl Underway ===
+
+impl Underway {
+    /// Whether this run answers the wish: it reads at least that, and has not yet read any of it. A wish for all packages
+    /// names each of them, so it is covered only while none has been read; otherwise its caller could miss what was
+    /// published a moment ago.
+    #[must_use]
+    pub fn covers(&self, wish: &Wish) -> bool {
+        let subsumed = self.wish.kinds.covers(wish.kinds)
+            && (self.wish.package.is_none() || self.wish.package == wish.package);
+        let unread = match (&self.begun_through, &wish.package) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(through), Some(package)) => package > through,
+        };
+        subsumed && unread
+    }
+}
+
+/// Where a wish goes, given the runs that have not ended, oldest first.
+#[must_use]
+pub fn place(wish: &Wish, underway: &[Underway]) -> Placement {
+    if let Some(run) = underway.iter().find(|run| run.covers(wish)) {
+        return Placement::Join(run.id.clone());
+    }
+    if underway.len() > MAX_QUEUED_RUNS {
+        let all = Wish {
+            kinds: Kinds::ALL,
+            package: None,
+        };
+        return match underway.iter().find(|run| run.covers(&all)) {
+            Some(run) => Placement::Join(run.id.clone()),
+            None => Placement::Queue(all),
+        };
+    }
+    Placement::Queue(wish.clone())
+}
+
+/// Compares what was fetched with what is stored: by content hash, then by the upstream's own etag.
+#[must_use]
+pub fn difference(
+    stored_hash: Option<&str>,
+    stored_etag: &str,
+    hash: &str,
+    etag: &str,
+) -> Difference {
+    match stored_hash {
+        Some(stored) if stored == hash && stored_etag == etag => Difference::None,
+        Some(stored) if stored == hash => Difference::EtagOnly,
+        _ => Difference::Content,
+    }
+}
+
+/// The versions whose schemas are kept: each that a dist-tag names, and the newest stable ones. Newest first.
+#[must_use]
+pub fn wanted_versions(document: &PackageDocument, newest_stable: usize) -> Vec<&VersionDocument> {
+    let tagged: BTreeSet<&str> = document.dist_tags.values().map(String::as_str).collect();
+    let mut stable = 0;
+    document
+        .versions
+        .iter()
+        .filter(|version| {
+            let is_stable =
+                parse_version(&version.version).is_some_and(|parsed| !parsed.is_prerelease());
+            stable += usize::from(is_stable);
+            tagged.contains(version.version.as_str()) || (is_stable && stable <= newest_stable)
+        })
+        .collect()
+}
+
+/// Which tarballs to read. What was read from a tarball is final, the absence of a schema too, as long as the package names the
+/// same integrity for it: bytes with a fixed hash cannot change. Only what failed, or was never asked, is asked again.
+#[must_use]
+pub fn schema_plan(
+    document: &PackageDocument,
+    known: &BTreeMap<String, KnownSchema>,
+    newest_stable: usize,
+) -> SchemaPlan {
+    let mut plan = SchemaPlan::default();
+    for version in wanted_versions(document, newest_stable) {
+        match known.get(&version.version) {
+            Some(schema) if schema.integrity == version.integrity => plan.settled += 1,
+            _ => plan.fetch.push(version.version.clone()),
+        }
+    }
+    let present: BTreeSet<&str> = document
+        .versions
+        .iter()
+        .map(|version| version.version.as_str())
+        .collect();
+    plan.gone = known
+        .keys()
+        .filter(|version| !present.contains(version.as_str()))
+        .cloned()
+        .collect();
+    plan
+}
+
+/// The package's label: what the tarball of its latest version says, else what its registry says now, else what it was. What it was
+/// does not count once registry and tarball were both read and had none.
+#[must_use]
+pub fn label(
+    document: &PackageDocument,
+    known: &BTreeMap<String, KnownSchema>,
+    stated: &StatedLabel,
+    before: &str,
+) -> String {
+    let in_tarball = document
+        .latest()
+        .and_then(|latest| known.get(&latest.version))
+        .map(|schema| schema.label.as_str());
+    match (in_tarball, stated) {
+        (Some(label), _) if !label.is_empty() => label.to_owned(),
+        (_, StatedLabel::Some(label)) => label.clone(),
+        (Some(_), StatedLabel::None) => String::new(),
+        (None, StatedLabel::None) | (_, StatedLabel::AsBefore) => before.to_owned(),
+    }
+}
+
+/// How a run over these items ended.
+#[must_use]
+pub fn verdict(kinds: Kinds, packages: Tally, schemas: Tally) -> Verdict {
+    let read = packages.read() + schemas.read();
+    let failed = packages.failed + schemas.failed;
+    let (state, error) = if packages.listed + schemas.listed == 0 {
+        let error = "there was nothing to read: no package is known yet";
+        (RefreshState::Failed, error)
+    } else if read == 0 {
+        (RefreshState::Failed, "nothing could be read")
+    } else if kinds.schemas && schemas.failed > 0 && schemas.read() == 0 {
+        (RefreshState::Partial, "no schema could be read")
+    } else if kinds.schemas && schemas.listed == 0 && packages.failed == 0 {
+        let error = "no package has a version whose schema could be read";
+        (RefreshState::Partial, error)
+    } else if failed > 0 {
+        (RefreshState::Partial, "")
+    } else {
+        (RefreshState::Succeeded, "")
+    };
+    Verdict {
+        state,
+        error: error.to_owned(),
+    }
+}
+
+// === impl Tally ===
+
+impl Tally {
+    /// How many were read, whatever came of it.
+    #[must_use]
+    pub const fn read(&self) -> i64 {
+        self.changed + self.unchanged
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PACKAGES: Kinds = Kinds {
+        packages: true,
+        schemas: false,
+    };
+
+    fn wish(kinds: Kinds, package: &str) -> Wish {
+        Wish {
+            kinds,
+            package: (!package.is_empty()).then(|| package.to_owned()),
+        }
+    }
+
+    fn run(id: &str, wish: Wish, begun_through: &str) -> Underway {
+        Underway {
+            id: id.into(),
+            wish,
+            begun_through: (!begun_through.is_empty()).then(|| begun_through.to_owned()),
+        }
+    }
+
+    #[test]
+    fn a_wish_joins_only_what_has_yet_to_read_it() {
+        let join = |id: &str| Placement::Join(id.to_owned());
+        let all = wish(Kinds::ALL, "");
+        let fresh = [run("a", all.clone(), "")];
+        assert_eq!(place(&all, &fresh), join("a"));
+        assert_eq!(place(&wish(PACKAGES, "p"), &fresh), join("a"));
+
+        let reading = [run("a", all.clone(), "m")];
+        assert_eq!(place(&wish(PACKAGES, "n"), &reading), join("a"));
+        for late in [wish(PACKAGES, "m"), wish(PACKAGES, "a"), all.clone()] {
+            assert_eq!(place(&late, &reading), Placement::Queue(late));
+        }
+        let followed = [run("a", all.clone(), "m"), run("b", all.clone(), "")];
+        assert_eq!(place(&all, &followed), join("b"));
+
+        let narrow = [run("a", wish(PACKAGES, "p"), "")];
+        assert_eq!(place(&wish(PACKAGES, "p"), &narrow), join("a"));
+        for wider in [
+            wish(Kinds::ALL, "p"),
+            wish(PACKAGES, "q"),
+            wish(PACKAGES, ""),
+        ] {
+            assert_eq!(place(&wider, &narrow), Placement::Queue(wider));
+        }
+    }
+
+    #[test]
+    fn the_queue_is_bounded() {
+        let mut underway = vec![run("running", wish(Kinds::ALL, ""), "zzz")];
+        for index in 0..1_000 {
+            match place(&wish(PACKAGES, &format!("p{index}")), &underway) {
+                Placement::Join(_) => {}
+                Placement::Queue(wish) => underway.push(run(&index.to_string(), wish, "")),
+            }
+        }
+        assert_eq!(underway.len(), 1 + MAX_QUEUED_RUNS + 1);
+        assert_eq!(underway.last().map(|run| &run.wish.package), Some(&None));
+    }
+
+    fn document(versions: &[&str], tags: &[(&str, &str)]) -> PackageDocument {
+        PackageDocument {
+            versions: versions
+                .iter()
+                .map(|version| VersionDocument {
+                    version: (*version).into(),
+                    integrity: format!("sha512-{version}"),
+                    ..Default::default()
+                })
+                .collect(),
+            dist_tags: tags
+                .iter()
+                .map(|(tag, version)| ((*tag).into(), (*version).into()))
+                .collect(),
+            ..Default::default()
+        }
+        .sorted()
+    }
+
+    #[test]
+    fn schemas_are_read_once() {
+        let document = document(
+            &["3.0.0-a", "2.1.0", "2.0.0", "1.0.0", "0.9.0"],
+            &[
+                ("latest", "2.1.0"),
+                ("next", "3.0.0-a"),
+                ("old", "0.9.0"),
+                ("x", "7.0.0"),
+            ],
+        );
+        let known = |version: &str, integrity: &str, hash: Option<&str>| {
+            let schema = KnownSchema {
+                integrity: integrity.into(),
+                hash: hash.map(Into::into),
+                label: "L".into(),
+            };
+            (version.to_owned(), schema)
+        };
+        let nothing = schema_plan(&document, &BTreeMap::new(), 2);
+        assert_eq!(nothing.fetch, ["3.0.0-a", "2.1.0", "2.0.0", "0.9.0"]);
+        let stored = BTreeMap::from([
+            known("3.0.0-a", "sha512-3.0.0-a", None),
+            known("2.1.0", "sha512-2.1.0", Some("h")),
+            known("2.0.0", "sha512-republished", Some("h")),
+            known("1.5.0", "sha512-1.5.0", Some("h")),
+        ]);
+        let plan = schema_plan(&document, &stored, 2);
+        assert_eq!(plan.fetch, ["2.0.0", "0.9.0"]);
+        assert_eq!(plan.settled, 2);
+        assert_eq!(plan.gone, ["1.5.0"]);
+    }
+
+    #[test]
+    fn a_label_comes_from_the_tarball_then_the_registry_then_the_past() {
+        let document = document(&["1.0.0"], &[("latest", "1.0.0")]);
+        let read = |label: &str| {
+            let schema = KnownSchema {
+                label: label.into(),
+                ..Default::default()
+            };
+            BTreeMap::from([("1.0.0".to_owned(), schema)])
+        };
+        let stated = StatedLabel::Some("S".into());
+        for (known, stated, expected) in [
+            (read("L"), &stated, "L"),
+            (read("L"), &StatedLabel::AsBefore, "L"),
+            (read(""), &stated, "S"),
+            (read(""), &StatedLabel::None, ""),
+            (read(""), &StatedLabel::AsBefore, "before"),
+            (BTreeMap::new(), &stated, "S"),
+            (BTreeMap::new(), &StatedLabel::None, "before"),
+            (BTreeMap::new(), &StatedLabel::AsBefore, "before"),
+        ] {
+            let found = label(&document, &known, stated, "before");
+            assert_eq!(found, expected, "{known:?} {stated:?}");
+        }
+    }
+
+    #[test]
+    fn what_changed_is_told_from_what_did_not() {
+        assert_eq!(difference(None, "", "h", ""), Difference::Content);
+        assert_eq!(difference(Some("g"), "e", "h", "e"), Difference::Content);
+        assert_eq!(difference(Some("h"), "e", "h", "f"), Difference::EtagOnly);
+        assert_eq!(difference(Some("h"), "e", "h", "e"), Difference::None);
+    }
+
+    #[test]
+    fn a_run_succeeds_only_if_all_was_read() {
+        let tally = |changed, unchanged, failed| Tally {
+            listed: changed + unchanged + failed,
+            changed,
+            unchanged,
+            failed,
+        };
+        let state = |packages, schemas| verdict(Kinds::ALL, packages, schemas).state;
+        assert_eq!(
+            state(tally(1, 1, 0), tally(0, 2, 0)),
+            RefreshState::Succeeded
+        );
+        assert_eq!(state(tally(1, 1, 1), tally(0, 2, 0)), RefreshState::Partial);
+        assert_eq!(state(tally(1, 1, 0), tally(0, 0, 2)), RefreshState::Partial);
+        assert_eq!(state(tally(1, 1, 0), tally(0, 0, 0)), RefreshState::Partial);
+        assert_eq!(state(tally(0, 0, 9), tally(0, 0, 0)), RefreshState::Failed);
+        assert_eq!(state(tally(0, 0, 0), tally(0, 0, 0)), RefreshState::Failed);
+        let packages = verdict(PACKAGES, tally(0, 1, 0), Tally::default());
+        assert_eq!(packages.state, RefreshState::Succeeded);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_joined_reads_what_was_wished_later(
+            runs in proptest::collection::vec((any::<bool>(), any::<bool>(), "[a-c]?", "[a-c]?"), 0..4),
+            (packages, schemas, package) in (any::<bool>(), any::<bool>(), "[a-c]?"),
+        ) {
+            let underway: Vec<_> = runs
+                .iter()
+                .enumerate()
+                .map(|(index, (packages, schemas, package, begun))| {
+                    run(&index.to_string(), wish(Kinds { packages: *packages, schemas: *schemas }, package), begun)
+                })
+                .collect();
+            let asked = wish(Kinds { packages, schemas }, &package);
+            if let Placement::Join(id) = place(&asked, &underway) {
+                let joined = underway.iter().find(|run| run.id == id).expect("exists");
+                prop_assert!(joined.wish.kinds.packages || !packages);
+                prop_assert!(joined.wish.kinds.schemas || !schemas);
+                for name in ["a", "b", "c"] {
+                    let asks = package.is_empty() || package == name;
+                    let reads = joined.wish.package.as_deref().is_none_or(|only| only == name);
+                    let unread = joined.begun_through.as_deref().is_none_or(|through| name > through);
+                    prop_assert!(!asks || (reads && unread));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,456 @@
+//! Reading one package from its registry, and comparing it with what is stored. It writes nothing.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use steadfast_store::{
+    PackageRow, PackageWrite, RefreshDeltas, RefreshItemRow, SchemaBlob, SchemaRow, SchemaWrite,
+    Store,
+};
+use steadfast_upstream::{PackageName, Packument, PackumentAnswer, TarballFindings};
+use tokio::sync::Semaphore;
+
+use crate::{
+    compiled::CompiledSchemas,
+    error::Error,
+    options::{Options, Source},
+    package::{PackageDocument, RepositoryDocument, VersionDocument, content_hash},
+    plan::{self, Difference, Kinds, KnownSchema, StatedLabel},
+    schema::Schema,
+};
+
+/// Raised when documents get new fields: packages are then read in full once, though their registry says "not modified".
+const DOCUMENT_FORMAT: &str = "1";
+
+/// The reason of a schema that cannot be stored as text.
+const SCHEMA_NOT_TEXT: &str = "SCHEMA_NOT_TEXT";
+
+/// What one package brought.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    pub(crate) write: Option<PackageWrite>,
+    pub(crate) items: Vec<RefreshItemRow>,
+    pub(crate) deltas: RefreshDeltas,
+    /// Compiled on arrival; held so that the follower need not compile them again.
+    pub(crate) schemas: Vec<Arc<Schema>>,
+}
+
+/// Reads packages.
+pub(crate) struct Reader<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) options: &'a Options,
+    pub(crate) compiled: &'a CompiledSchemas,
+    pub(crate) kinds: Kinds,
+    /// Requests in flight.
+    pub(crate) permits: &'a Semaphore,
+}
+
+struct Stored {
+    row: Option<PackageRow>,
+    document: Option<PackageDocument>,
+    known: BTreeMap<String, KnownSchema>,
+}
+
+/// What the registry says, or what is stored if nothing new is known.
+struct Current {
+    document: PackageDocument,
+    etag: String,
+    label: StatedLabel,
+}
+
+// === impl Reader ===
+
+impl Reader<'_> {
+    /// Reads a package.
+    ///
+    /// # Errors
+    /// Only if the database does not answer: what goes wrong upstream is part of the findings.
+    pub(crate) async fn read(
+        &self,
+        name: &PackageName,
+        source: &Source,
+    ) -> Result<Findings, Error> {
+        let stored = self.stored(name).await?;
+        let mut findings = Findings::default();
+        let current = if self.kinds.packages {
+            match self.packument(name, source, &stored).await {
+                Ok(current) => current,
+                Err(error) => {
+                    findings.fail_package(name, &error);
+                    return Ok(findings);
+                }
+            }
+        } else {
+            match stored.as_current() {
+                Some(current) => current,
+                // Nothing is known of it, so it has no schemas to read.
+                None => return Ok(findings),
+            }
+        };
+        let mut write = PackageWrite {
+            name: name.to_string(),
+            ..Default::default()
+        };
+        let mut known = stored.known;
+        if self.kinds.schemas {
+            let plan = plan::schema_plan(&current.document, &known, self.options.schemas_of_newest);
+            findings.deltas.schemas_unchanged += as_count(plan.settled);
+            findings.deltas.schemas_listed += as_count(plan.settled + plan.fetch.len());
+            let wanted: Vec<&VersionDocument> = plan
+                .fetch
+                .iter()
+                .filter_map(|version| current.document.version(version))
+                .collect();
+            let mut reads = Vec::with_capacity(wanted.len());
+            for version in wanted {
+                reads.push(self.tarball(name, source, version));
+            }
+            for (version, outcome) in futures::future::join_all(reads).await {
+                self.take_schema(name, version, outcome, &mut findings, &mut write);
+            }
+            for schema in &write.schemas {
+                known.insert(schema.version.clone(), known_from_write(schema));
+            }
+            for version in &plan.gone {
+                known.remove(version);
+            }
+            write.gone = plan.gone;
+        }
+        let before = stored.document.map(|document| document.label);
+        let mut document = current.document;
+        document.label = plan::label(
+            &document,
+            &known,
+            &current.label,
+            &before.unwrap_or_default(),
+        );
+        self.take_package(
+            stored.row,
+            document,
+            current.etag,
+            &mut findings,
+            &mut write,
+        )?;
+        let anything = write.takes_revision() || write.etag.is_some();
+        findings.write = anything.then_some(write);
+        Ok(findings)
+    }
+
+    async fn stored(&self, name: &PackageName) -> Result<Stored, Error> {
+        let (row, schemas) = self.store.stored_package(name.as_str()).await?;
+        let document = row.as_ref().and_then(|row| {
+            serde_json::from_str(&row.document)
+                .inspect_err(|error| {
+                    tracing::warn!(
+                        package = %name,
+                        error = error as &dyn std::error::Error,
+                        "the stored package cannot be read; reading it in full"
+                    );
+                })
+                .ok()
+        });
+        Ok(Stored {
+            row,
+            document,
+            known: schemas.into_iter().map(known_from_row).collect(),
+        })
+    }
+
+    async fn packument(
+        &self,
+        name: &PackageName,
+        source: &Source,
+        stored: &Stored,
+    ) -> Result<Current, steadfast_upstream::Error> {
+        let etag = stored.etag_of(source);
+        let answer = {
+            let _permit = self.permit().await;
+            source.registry.packument(name, etag).await?
+        };
+        match (answer, stored.as_current()) {
+            (PackumentAnswer::NotModified, Some(current)) => Ok(current),
+            (PackumentAnswer::NotModified, None) => Err(steadfast_upstream::Error::Configuration {
+                problem: format!("the registry says that {name} is not modified, unasked"),
+            }),
+            (
+                PackumentAnswer::Found {
+                    packument,
+                    etag,
+                    warnings,
+                },
+                _,
+            ) => {
+                if !warnings.is_empty() {
+                    tracing::debug!(
+                        package = %name,
+                        left_out = warnings.len(),
+                        first = ?warnings[0],
+                        "parts of a packument were left out"
+                    );
+                }
+                Ok(Current::new(*packument, etag, &source.name))
+            }
+        }
+    }
+
+    async fn tarball<'v>(
+        &self,
+        name: &PackageName,
+        source: &Source,
+        version: &'v VersionDocument,
+    ) -> (
+        &'v VersionDocument,
+        Result<TarballFindings, steadfast_upstream::Error>,
+    ) {
+        let _permit = self.permit().await;
+        let integrity = (!version.integrity.is_empty()).then_some(version.integrity.as_str());
+        let limits = &self.options.tarball_limits;
+        let read = source
+            .registry
+            .read_tarball(name, &version.tarball, integrity, limits);
+        (version, read.await)
+    }
+
+    /// The semaphore is never closed; if it were, going on without a permit would do no harm.
+    async fn permit(&self) -> Option<tokio::sync::SemaphorePermit<'_>> {
+        self.permits.acquire().await.ok()
+    }
+
+    fn take_schema(
+        &self,
+        name: &PackageName,
+        version: &VersionDocument,
+        outcome: Result<TarballFindings, steadfast_upstream::Error>,
+        findings: &mut Findings,
+        write: &mut PackageWrite,
+    ) {
+        let mut item = RefreshItemRow {
+            kind: "schemas".into(),
+            package: name.to_string(),
+            version: version.version.clone(),
+            outcome: "failed".into(),
+            reason: String::new(),
+            message: String::new(),
+            revision: None,
+        };
+        match outcome.map(|found| (found.schema.map(as_text), found.label)) {
+            Err(error) => {
+                item.reason = error.reason().into();
+                item.message = error.to_string();
+            }
+            Ok((Some(None), _)) => {
+                item.reason = SCHEMA_NOT_TEXT.into();
+                item.message = "its configuration-schema.json is not UTF-8 text".into();
+            }
+            Ok((text, label)) => {
+                item.outcome = "changed".into();
+                let blob = text.flatten().map(|document| SchemaBlob {
+                    hash: content_hash(document.as_bytes()),
+                    document,
+                });
+                if let Some(blob) = &blob {
+                    let schema = self.compiled.get_or_compile(&blob.hash, &blob.document);
+                    item.message = schema.warnings.join("; ");
+                    findings.schemas.push(schema);
+                } else {
+                    item.message = "carries no schema".into();
+                }
+                write.schemas.push(SchemaWrite {
+                    version: version.version.clone(),
+                    blob,
+                    integrity: version.integrity.clone(),
+                    label: label.unwrap_or_default(),
+                });
+            }
+        }
+        if item.outcome == "failed" {
+            findings.deltas.schemas_failed += 1;
+        } else {
+            findings.deltas.schemas_changed += 1;
+        }
+        findings.items.push(item);
+    }
+
+    fn take_package(
+        &self,
+        row: Option<PackageRow>,
+        document: PackageDocument,
+        etag: String,
+        findings: &mut Findings,
+        write: &mut PackageWrite,
+    ) -> Result<(), Error> {
+        let canonical = document
+            .canonical()
+            .map_err(|_| Error::Internal("a package cannot be encoded"))?;
+        let difference = plan::difference(
+            row.as_ref().map(|row| row.content_hash.as_str()),
+            row.as_ref().map_or("", |row| row.upstream_etag.as_str()),
+            &canonical.hash,
+            &etag,
+        );
+        match difference {
+            Difference::None => {}
+            Difference::EtagOnly => write.etag = Some(etag),
+            Difference::Content => {
+                write.package = Some(PackageRow {
+                    name: document.name.clone(),
+                    source: document.source.clone(),
+                    document: canonical.text,
+                    content_hash: canonical.hash,
+                    upstream_etag: etag,
+                });
+            }
+        }
+        if self.kinds.packages {
+            let changed = difference == Difference::Content;
+            findings.deltas.packages_changed += i64::from(changed);
+            findings.deltas.packages_unchanged += i64::from(!changed);
+            let outcome = if changed { "changed" } else { "unchanged" };
+            let item = package_item(&document.name, outcome, "", String::new());
+            findings.items.insert(0, item);
+        }
+        Ok(())
+    }
+}
+
+// === impl Findings ===
+
+impl Findings {
+    fn fail_package(&mut self, name: &PackageName, error: &steadfast_upstream::Error) {
+        let reason = error.reason();
+        let item = package_item(name.as_str(), "failed", reason, error.to_string());
+        self.items.push(item);
+        self.deltas.packages_failed += 1;
+    }
+
+    /// A package that was asked for and is in no source's list here.
+    pub(crate) fn not_configured(name: &str) -> Self {
+        let message = "it is in no source's list of this replica".to_owned();
+        Self {
+            items: vec![package_item(
+                name,
+                "failed",
+                "PACKAGE_NOT_CONFIGURED",
+                message,
+            )],
+            deltas: RefreshDeltas {
+                packages_failed: 1,
+                ..Default::default()
+            },
+            ..Default::default()
+        }
+    }
+}
+
+// === impl Stored ===
+
+impl Stored {
+    /// The etag to ask with: only if the answer would be made into the same document.
+    fn etag_of(&self, source: &Source) -> Option<&str> {
+        let (row, _) = self.row.as_ref().zip(self.document.as_ref())?;
+        let (format, etag) = row.upstream_etag.split_once(' ')?;
+        (format == DOCUMENT_FORMAT && row.source == source.name).then_some(etag)
+    }
+
+    fn as_current(&self) -> Option<Current> {
+        let (row, document) = self.row.as_ref().zip(self.document.as_ref())?;
+        Some(Current {
+            document: document.clone(),
+            etag: row.upstream_etag.clone(),
+            label: StatedLabel::AsBefore,
+        })
+    }
+}
+
+// === impl Current ===
+
+impl Current {
+    fn new(packument: Packument, etag: Option<String>, source: &str) -> Self {
+        let label_of_latest =
+            packument
+                .dist_tags
+                .get(crate::specifier::LATEST)
+                .and_then(|latest| {
+                    let version = packument
+                        .versions
+                        .iter()
+                        .find(|found| found.version == *latest);
+                    version?.label.clone()
+                });
+        let document = PackageDocument {
+            name: packument.name.to_string(),
+            source: source.to_owned(),
+            label: String::new(),
+            description: packument.description.unwrap_or_default(),
+            homepage: packument.homepage.unwrap_or_default(),
+            license: packument.license.unwrap_or_default(),
+            repository: packument.repository.map(|found| RepositoryDocument {
+                kind: found.kind.unwrap_or_default(),
+                url: found.url,
+                directory: found.directory.unwrap_or_default(),
+            }),
+            dist_tags: packument.dist_tags,
+            versions: packument
+                .versions
+                .into_iter()
+                .map(|version| VersionDocument {
+                    version: version.version,
+                    publish_us: version.publish_time,
+                    deprecated: version.deprecated,
+                    integrity: version.integrity.unwrap_or_default(),
+                    tarball: version.tarball_url.unwrap_or_default(),
+                    unpacked_size: version
+                        .unpacked_size
+                        .and_then(|size| i64::try_from(size).ok())
+                        .unwrap_or_default(),
+                    dependencies: version.dependencies,
+                    peer_dependencies: version.peer_dependencies,
+                })
+                .collect(),
+        };
+        Self {
+            document: document.sorted(),
+            etag: etag.map_or_else(String::new, |etag| format!("{DOCUMENT_FORMAT} {etag}")),
+            label: label_of_latest.map_or(StatedLabel::None, StatedLabel::Some),
+        }
+    }
+}
+
+fn package_item(name: &str, outcome: &str, reason: &str, message: String) -> RefreshItemRow {
+    RefreshItemRow {
+        kind: "packages".into(),
+        package: name.to_owned(),
+        version: String::new(),
+        outcome: outcome.to_owned(),
+        reason: reason.to_owned(),
+        message,
+        revision: None,
+    }
+}
+
+/// As text that both databases store: UTF-8 without NUL, which JSON never holds.
+fn as_text(bytes: Vec<u8>) -> Option<String> {
+    String::from_utf8(bytes)
+        .ok()
+        .filter(|text| !text.contains('\0'))
+}
+
+fn known_from_row(row: SchemaRow) -> (String, KnownSchema) {
+    let known = KnownSchema {
+        integrity: row.integrity,
+        hash: row.hash,
+        label: row.label,
+    };
+    (row.version, known)
+}
+
+fn known_from_write(write: &SchemaWrite) -> KnownSchema {
+    KnownSchema {
+        integrity: write.integrity.clone(),
+        hash: write.blob.as_ref().map(|blob| blob.hash.clone()),
+        label: write.label.clone(),
+    }
+}
+
+fn as_count(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

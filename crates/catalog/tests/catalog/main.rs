@@ -1,0 +1,7 @@
+//! The catalogue on real databases and a real registry over TCP: refreshes, replicas, faults, lookups.
+
+mod faults;
+mod fixture;
+mod lookups;
+mod refreshes;
+mod replicas;
