@@ -4,9 +4,15 @@
 //! units, limits and errors. The module tree mirrors the protocol buffer packages without their `steadfast` root.
 #![expect(
     missing_docs,
-    clippy::allow_attributes,
     clippy::large_enum_variant,
     reason = "the code is generated, and documented where the protocol buffer file is"
+)]
+#![cfg_attr(
+    any(feature = "client", feature = "server"),
+    expect(
+        clippy::allow_attributes,
+        reason = "the generated stubs allow what they need"
+    )
 )]
 
 /// Shared by all areas.

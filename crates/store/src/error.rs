@@ -155,15 +155,14 @@ impl Error {
             }
             sqlx::Error::WorkerCrashed => unavailable(Outcome::Unknown, source),
             sqlx::Error::Database(error) => {
-                let code = error.code();
-                let code = code.as_deref().unwrap_or("");
+                let code = error.code().unwrap_or_default().into_owned();
                 if error
                     .try_downcast_ref::<sqlx::sqlite::SqliteError>()
                     .is_some()
                 {
                     return Self::sort_sqlite(code.parse().unwrap_or(0), source);
                 }
-                Self::sort_postgres(&code.to_owned(), source)
+                Self::sort_postgres(&code, source)
             }
             _ => Self::Data { statement, source },
         }

@@ -138,7 +138,6 @@ pub struct Subscription {
 // === impl Subscription ===
 
 impl Subscription {
-    #[expect(clippy::too_many_arguments, reason = "called once, by the hub")]
     pub(crate) fn new(
         inner: Arc<Inner>,
         permit: StreamPermit,

@@ -1,4 +1,5 @@
 //! Streams over real databases: whole, in order, resumable, honest.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::Duration;
 
