@@ -3,50 +3,21 @@
 //! Every replica looks for work; the one that gets the lease takes the interrupted or the oldest queued run, reads what has no
 //! item yet, and writes under the lease's fence. A replica that loses the lease, or cannot prolong it in time, stops where it
 //! is: what it committed stays, and whoever takes the run goes on with the rest.
-//!
-//! Reading and writing are decoupled: packages are read many at a time, and committed one by one, in the order in which they
-//! arrive, each as one transaction with its items. What changed nothing is recorded in groups.
+//! What is done with a run is in `run`.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::sync::Arc;
 
-use futures::{StreamExt, stream::FuturesUnordered};
-use steadfast_api::registry::v1::RefreshState;
-use steadfast_store::{Lease, RefreshDeltas, RefreshItemRow, RefreshRow, Store, Wakeups};
-use steadfast_types::Backoff;
-use steadfast_upstream::PackageName;
-use tokio::{
-    sync::{Notify, Semaphore, mpsc},
-    time::Instant,
-};
+use steadfast_store::{Lease, Store, Wakeups};
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    compiled::CompiledSchemas,
-    error::Error,
-    follow::Memory,
-    metric,
-    options::{Options, Source},
-    plan::{self, Kinds, Tally},
-    reading::{Findings, Reader},
-    refresh::{state_text, wish_of},
-    schema::Schema,
+    compiled::CompiledSchemas, error::Error, follow::Memory, options::Options, refresh::wish_of,
+    run::Run,
 };
 
 /// The lease that covers refreshing.
 const LEASE: &str = "refresh";
-
-/// Findings that wait for the writer, at most.
-const QUEUE: usize = 64;
-
-/// Reading is announced ahead for this many times the concurrency: one small write per so many packages.
-const ANNOUNCED_WINDOWS: usize = 4;
-
-/// What a registry says of a package that it does not have. It is an answer, so that the source counts as asked.
-const ABSENT: &str = "UPSTREAM_NOT_FOUND";
 
 /// Looks for refreshes and carries them out.
 pub(crate) struct Executor {
@@ -57,14 +28,6 @@ pub(crate) struct Executor {
     pub(crate) options: Arc<Options>,
     /// Somebody asked this replica for a refresh.
     pub(crate) asked: Arc<Notify>,
-}
-
-/// One run in progress.
-struct Run<'a> {
-    executor: &'a Executor,
-    lease: &'a Lease,
-    row: RefreshRow,
-    kinds: Kinds,
 }
 
 // === impl Executor ===
@@ -90,8 +53,17 @@ impl Executor {
     }
 
     async fn work_if_any(&self, stop: &CancellationToken) -> Result<(), Error> {
-        if !self.store.refresh_pending().await? {
-            return Ok(());
+        match self.store.refresh_pending().await {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            Err(error) => {
+                // Nothing is lost by not looking; whoever serves requests logs that the database is away.
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot look for refreshes"
+                );
+                return Ok(());
+            }
         }
         let duration = self.options.lease_duration;
         let claimed = self
@@ -146,284 +118,4 @@ impl Executor {
         }
         Ok(())
     }
-}
-
-// === impl Run ===
-
-impl Run<'_> {
-    async fn carry_out(&self, done: &BTreeSet<String>) -> Result<(), Error> {
-        let options = &self.executor.options;
-        let mut packages: Vec<_> = options.packages();
-        if let Some(only) = &self.row.package {
-            packages.retain(|(name, _)| name.as_str() == only);
-            if packages.is_empty() && !done.contains(only) {
-                let findings = Findings::not_configured(only);
-                self.record(vec![findings]).await?;
-            }
-        }
-        let listed = match (&self.row.package, self.kinds.packages) {
-            (_, false) => 0,
-            (Some(_), true) => 1,
-            (None, true) => packages.len(),
-        };
-        packages.retain(|(name, _)| !done.contains(name.as_str()));
-        let (send, receive) = mpsc::channel(QUEUE);
-        let (read, written) = tokio::join!(
-            self.read_all(&packages, listed, send),
-            self.write_all(receive)
-        );
-        // The writer's error first: the reader only notices that nobody listens any more.
-        written?;
-        read?;
-        self.finish(options.packages()).await
-    }
-
-    /// Reads packages, many at a time, and hands over what each brought.
-    async fn read_all(
-        &self,
-        packages: &[(&PackageName, &Source)],
-        listed: usize,
-        send: mpsc::Sender<Findings>,
-    ) -> Result<(), Error> {
-        let options = &self.executor.options;
-        let concurrency = options.refresh_concurrency.max(1);
-        let permits = Semaphore::new(concurrency);
-        let reader = Reader {
-            store: &self.executor.store,
-            options,
-            compiled: &self.executor.compiled,
-            kinds: self.kinds,
-            permits: &permits,
-        };
-        let window = concurrency * ANNOUNCED_WINDOWS;
-        let mut reading = FuturesUnordered::new();
-        let mut next = 0;
-        loop {
-            while next < packages.len() && reading.len() < concurrency {
-                if next % window == 0 {
-                    let last = packages.len().min(next + window) - 1;
-                    self.announce(packages[last].0, listed).await?;
-                }
-                let (name, source) = packages[next];
-                reading.push(read_and_send(&reader, name, source, &send));
-                next += 1;
-            }
-            match reading.next().await {
-                None => return Ok(()),
-                Some(read) => read?,
-            }
-        }
-    }
-
-    async fn announce(&self, through: &PackageName, listed: usize) -> Result<(), Error> {
-        let listed = i64::try_from(listed).unwrap_or(i64::MAX);
-        let store = &self.executor.store;
-        let announced = store.begin_reading(self.lease, &self.row.id, through.as_str(), listed);
-        Ok(announced.await?)
-    }
-
-    /// Commits what was read, as it arrives.
-    async fn write_all(&self, mut receive: mpsc::Receiver<Findings>) -> Result<(), Error> {
-        let mut arrived = Vec::new();
-        let mut held: Vec<Arc<Schema>> = Vec::new();
-        while receive.recv_many(&mut arrived, QUEUE).await > 0 {
-            for findings in &mut arrived {
-                held.append(&mut findings.schemas);
-            }
-            self.record(std::mem::take(&mut arrived)).await?;
-        }
-        Ok(())
-    }
-
-    /// Commits findings: each that changes something on its own, the others together. While the database is away it tries
-    /// again, as long as the lease lasts.
-    async fn record(&self, findings: Vec<Findings>) -> Result<(), Error> {
-        let mut quiet = Findings::default();
-        for findings in findings {
-            count(&findings.items);
-            if findings.write.is_some() {
-                self.commit(findings).await?;
-            } else {
-                quiet.items.extend(findings.items);
-                quiet.deltas = sum(quiet.deltas, findings.deltas);
-            }
-        }
-        if quiet.items.is_empty() && quiet.deltas == RefreshDeltas::default() {
-            return Ok(());
-        }
-        self.commit(quiet).await
-    }
-
-    async fn commit(&self, findings: Findings) -> Result<(), Error> {
-        let store = &self.executor.store;
-        let mut waits = Backoff::RECONNECT.waits();
-        loop {
-            let write = findings.write.as_ref();
-            let saved = store
-                .save_refreshed(
-                    self.lease,
-                    &self.row.id,
-                    write,
-                    &findings.items,
-                    findings.deltas,
-                )
-                .await;
-            match saved {
-                Ok(landed) => {
-                    if landed.is_some() {
-                        self.executor.wakeups.kick();
-                    }
-                    return Ok(());
-                }
-                Err(error) if error.is_unavailable() => {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "what a refresh brought cannot be stored yet"
-                    );
-                    tokio::time::sleep(waits.next().unwrap_or(Backoff::RECONNECT.maximum)).await;
-                    if self.was_committed(&findings).await {
-                        self.executor.wakeups.kick();
-                        return Ok(());
-                    }
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    /// Whether an attempt whose answer was lost had been committed after all: its items are there then.
-    async fn was_committed(&self, findings: &Findings) -> bool {
-        let Some(first) = findings.items.first() else {
-            return false;
-        };
-        match self.executor.store.refreshed_packages(&self.row.id).await {
-            Ok(recorded) => recorded.contains(&first.package),
-            // The next attempt tells.
-            Err(_) => false,
-        }
-    }
-
-    /// Judges the run by what was recorded, by whichever replica.
-    async fn finish(&self, configured: Vec<(&PackageName, &Source)>) -> Result<(), Error> {
-        let executor = self.executor;
-        let store = &executor.store;
-        let id = &self.row.id;
-        let (row, _) = store
-            .refresh(id, 0, 0)
-            .await?
-            .ok_or(Error::Internal("a running refresh is gone"))?;
-        let verdict = plan::verdict(self.kinds, packages_of(&row), schemas_of(&row));
-        let mut checked: BTreeMap<&str, bool> = BTreeMap::new();
-        let complete =
-            self.kinds.packages && row.package.is_none() && verdict.state != RefreshState::Failed;
-        if complete {
-            let unanswered = store.unanswered_packages(id, ABSENT).await?;
-            for (name, source) in configured {
-                let answered = checked.entry(&source.name).or_insert(true);
-                *answered &= !unanswered.contains(name.as_str());
-            }
-        }
-        let checked: Vec<String> = checked
-            .into_iter()
-            .filter_map(|(source, answered)| answered.then(|| source.to_owned()))
-            .collect();
-        let ended = store
-            .finish_refresh(
-                self.lease,
-                id,
-                state_text(verdict.state),
-                &verdict.error,
-                &checked,
-                i64::from(executor.options.refresh_history),
-            )
-            .await?;
-        executor.memory.recheck.notify_one();
-        report(&ended);
-        Ok(())
-    }
-}
-
-/// Part of the future that reads, so that while the writer is behind the other reads go on.
-async fn read_and_send(
-    reader: &Reader<'_>,
-    name: &PackageName,
-    source: &Source,
-    send: &mpsc::Sender<Findings>,
-) -> Result<(), Error> {
-    let findings = reader.read(name, source).await?;
-    send.send(findings)
-        .await
-        .map_err(|_| Error::Internal("the writer of a refresh has ended"))
-}
-
-fn packages_of(row: &RefreshRow) -> Tally {
-    Tally {
-        listed: row.packages_listed,
-        changed: row.packages_changed,
-        unchanged: row.packages_unchanged,
-        failed: row.packages_failed,
-    }
-}
-
-fn schemas_of(row: &RefreshRow) -> Tally {
-    Tally {
-        listed: row.schemas_listed,
-        changed: row.schemas_changed,
-        unchanged: row.schemas_unchanged,
-        failed: row.schemas_failed,
-    }
-}
-
-fn sum(a: RefreshDeltas, b: RefreshDeltas) -> RefreshDeltas {
-    RefreshDeltas {
-        packages_changed: a.packages_changed + b.packages_changed,
-        packages_unchanged: a.packages_unchanged + b.packages_unchanged,
-        packages_failed: a.packages_failed + b.packages_failed,
-        schemas_listed: a.schemas_listed + b.schemas_listed,
-        schemas_changed: a.schemas_changed + b.schemas_changed,
-        schemas_unchanged: a.schemas_unchanged + b.schemas_unchanged,
-        schemas_failed: a.schemas_failed + b.schemas_failed,
-    }
-}
-
-fn count(items: &[RefreshItemRow]) {
-    for item in items {
-        let labels = [
-            ("kind", item.kind.clone()),
-            ("outcome", item.outcome.clone()),
-        ];
-        metrics::counter!(metric::REFRESH_ITEMS, &labels).increment(1);
-        if item.outcome == "failed" {
-            tracing::warn!(
-                kind = item.kind,
-                package = item.package,
-                version = item.version,
-                reason = item.reason,
-                "not refreshed: {}",
-                item.message
-            );
-        }
-    }
-}
-
-fn report(row: &RefreshRow) {
-    let took = row
-        .end()
-        .zip(row.start())
-        .map_or(Duration::ZERO, |(end, start)| end.since(start));
-    metrics::counter!(metric::REFRESHES, "state" => row.state.clone()).increment(1);
-    metrics::histogram!(metric::REFRESH_SECONDS).record(took);
-    tracing::info!(
-        refresh = row.id,
-        state = row.state,
-        duration_ms = took.as_millis() as u64,
-        packages_listed = row.packages_listed,
-        packages_changed = row.packages_changed,
-        packages_failed = row.packages_failed,
-        schemas_listed = row.schemas_listed,
-        schemas_changed = row.schemas_changed,
-        schemas_failed = row.schemas_failed,
-        error = row.error,
-        "refreshed"
-    );
 }

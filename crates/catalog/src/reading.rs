@@ -6,20 +6,18 @@ use steadfast_store::{
     PackageRow, PackageWrite, RefreshDeltas, RefreshItemRow, SchemaBlob, SchemaRow, SchemaWrite,
     Store,
 };
-use steadfast_upstream::{PackageName, Packument, PackumentAnswer, TarballFindings};
+use steadfast_upstream::{PackageName, PackumentAnswer, TarballFindings};
 use tokio::sync::Semaphore;
 
 use crate::{
     compiled::CompiledSchemas,
     error::Error,
     options::{Options, Source},
-    package::{PackageDocument, RepositoryDocument, VersionDocument, content_hash},
+    package::{PackageDocument, VersionDocument, content_hash},
+    packument::{self, Current},
     plan::{self, Difference, Kinds, KnownSchema, StatedLabel},
     schema::Schema,
 };
-
-/// Raised when documents get new fields: packages are then read in full once, though their registry says "not modified".
-const DOCUMENT_FORMAT: &str = "1";
 
 /// The reason of a schema that cannot be stored as text.
 const SCHEMA_NOT_TEXT: &str = "SCHEMA_NOT_TEXT";
@@ -48,13 +46,6 @@ struct Stored {
     row: Option<PackageRow>,
     document: Option<PackageDocument>,
     known: BTreeMap<String, KnownSchema>,
-}
-
-/// What the registry says, or what is stored if nothing new is known.
-struct Current {
-    document: PackageDocument,
-    etag: String,
-    label: StatedLabel,
 }
 
 // === impl Reader ===
@@ -347,8 +338,8 @@ impl Stored {
     /// The etag to ask with: only if the answer would be made into the same document.
     fn etag_of(&self, source: &Source) -> Option<&str> {
         let (row, _) = self.row.as_ref().zip(self.document.as_ref())?;
-        let (format, etag) = row.upstream_etag.split_once(' ')?;
-        (format == DOCUMENT_FORMAT && row.source == source.name).then_some(etag)
+        let etag = packument::upstream_etag(&row.upstream_etag)?;
+        (row.source == source.name).then_some(etag)
     }
 
     fn as_current(&self) -> Option<Current> {
@@ -358,60 +349,6 @@ impl Stored {
             etag: row.upstream_etag.clone(),
             label: StatedLabel::AsBefore,
         })
-    }
-}
-
-// === impl Current ===
-
-impl Current {
-    fn new(packument: Packument, etag: Option<String>, source: &str) -> Self {
-        let label_of_latest =
-            packument
-                .dist_tags
-                .get(crate::specifier::LATEST)
-                .and_then(|latest| {
-                    let version = packument
-                        .versions
-                        .iter()
-                        .find(|found| found.version == *latest);
-                    version?.label.clone()
-                });
-        let document = PackageDocument {
-            name: packument.name.to_string(),
-            source: source.to_owned(),
-            label: String::new(),
-            description: packument.description.unwrap_or_default(),
-            homepage: packument.homepage.unwrap_or_default(),
-            license: packument.license.unwrap_or_default(),
-            repository: packument.repository.map(|found| RepositoryDocument {
-                kind: found.kind.unwrap_or_default(),
-                url: found.url,
-                directory: found.directory.unwrap_or_default(),
-            }),
-            dist_tags: packument.dist_tags,
-            versions: packument
-                .versions
-                .into_iter()
-                .map(|version| VersionDocument {
-                    version: version.version,
-                    publish_us: version.publish_time,
-                    deprecated: version.deprecated,
-                    integrity: version.integrity.unwrap_or_default(),
-                    tarball: version.tarball_url.unwrap_or_default(),
-                    unpacked_size: version
-                        .unpacked_size
-                        .and_then(|size| i64::try_from(size).ok())
-                        .unwrap_or_default(),
-                    dependencies: version.dependencies,
-                    peer_dependencies: version.peer_dependencies,
-                })
-                .collect(),
-        };
-        Self {
-            document: document.sorted(),
-            etag: etag.map_or_else(String::new, |etag| format!("{DOCUMENT_FORMAT} {etag}")),
-            label: label_of_latest.map_or(StatedLabel::None, StatedLabel::Some),
-        }
     }
 }
 

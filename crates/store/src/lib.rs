@@ -18,6 +18,7 @@ mod package;
 mod pipeline;
 mod publish;
 mod refresh;
+mod refresh_run;
 mod request;
 mod schedule;
 mod schema;
@@ -38,9 +39,9 @@ pub use options::{Engine, Options};
 pub use package::{CatalogRows, Followed, PACKAGE_TOPIC, PackageRow, SCHEMA_TOPIC};
 pub use publish::{Publish, Published};
 pub use refresh::{
-    NewRefresh, PackageWrite, RefreshAsk, RefreshAsked, RefreshDeltas, RefreshItemRow,
-    RefreshPlacement, RefreshRow,
+    NewRefresh, RefreshAsk, RefreshAsked, RefreshItemRow, RefreshPlacement, RefreshRow,
 };
+pub use refresh_run::{PackageWrite, RefreshDeltas};
 pub use request::{REQUEST_RETENTION, Request};
 pub use schedule::Schedule;
 pub use schema::{SchemaBlob, SchemaRow, SchemaWrite};
@@ -141,6 +142,7 @@ fn all_statements() -> Vec<&'static engine::Sql> {
         package::STATEMENTS,
         publish::STATEMENTS,
         refresh::STATEMENTS,
+        refresh_run::STATEMENTS,
         request::STATEMENTS,
         schedule::STATEMENTS,
         schema::STATEMENTS,

@@ -1,0 +1,325 @@
+//! The writes of the refresh that runs.
+//!
+//! A run is taken under a lease. Each write of it locks the lease's row first and the run's row second, so that a replica which
+//! lost the lease can write nothing more, and items are numbered without gaps in the order in which they become visible.
+
+use std::collections::BTreeSet;
+
+use sqlx::FromRow;
+use steadfast_types::{ReplicaId, Timestamp};
+
+use crate::{
+    Change, Error, Landed, Lease, Op, RefreshItemRow, RefreshRow, Store,
+    engine::{Tx, statements},
+    log,
+    package::{PACKAGE_TOPIC, PackageRow, put_checked, put_etag, put_package},
+    refresh::{CountRow, run_in, underway_in},
+    schema::{SchemaWrite, prune_blobs, write_schemas},
+};
+
+/// Refreshes pruned at a time.
+const PRUNE_RUNS: i64 = 1_000;
+
+statements! {
+    /// Takes a run.
+    TAKE = "refresh_take" => [
+        "UPDATE refresh_run SET state = 'running', owner = $2, attempts = attempts + 1, \
+         start_us = coalesce(start_us, " now ") WHERE id = $1"
+    ];
+    /// Says how far reading may have come.
+    BEGIN = "refresh_begin" => [
+        "UPDATE refresh_run SET begun_through = $2, packages_listed = $3 WHERE id = $1"
+    ];
+    /// Counts items and numbers them.
+    COUNT = "refresh_count" => [
+        "UPDATE refresh_run SET item_count = item_count + $2, \
+         packages_changed = packages_changed + $3, packages_unchanged = packages_unchanged + $4, \
+         packages_failed = packages_failed + $5, schemas_listed = schemas_listed + $6, \
+         schemas_changed = schemas_changed + $7, schemas_unchanged = schemas_unchanged + $8, \
+         schemas_failed = schemas_failed + $9 \
+         WHERE id = $1 AND state = 'running' RETURNING item_count AS count"
+    ];
+    /// Adds an item.
+    ITEM = "refresh_item" => [
+        "INSERT INTO refresh_item (run_id, seq, kind, package, version, outcome, reason, message, revision) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+    ];
+    /// The packages that have items.
+    DONE = "refresh_done" => [
+        "SELECT DISTINCT package AS name FROM refresh_item WHERE run_id = $1"
+    ];
+    /// The packages about which there was no answer: an error other than that there is no such package.
+    UNANSWERED = "refresh_unanswered" => [
+        "SELECT DISTINCT package AS name FROM refresh_item WHERE run_id = $1 AND kind = 'packages' \
+         AND outcome = 'failed' AND reason <> $2"
+    ];
+    /// Ends a run.
+    FINISH = "refresh_finish" => [
+        "UPDATE refresh_run SET state = $2, error = $3, end_us = " now " \
+         WHERE id = $1 AND state = 'running'"
+    ];
+    /// Forgets the items of old runs.
+    PRUNE_ITEMS = "refresh_prune_items" => [
+        "DELETE FROM refresh_item WHERE run_id IN (SELECT id FROM refresh_run \
+         WHERE state NOT IN ('queued', 'running') ORDER BY id DESC LIMIT $2 OFFSET $1)"
+    ];
+    /// Forgets old runs.
+    PRUNE = "refresh_prune" => [
+        "DELETE FROM refresh_run WHERE id IN (SELECT id FROM refresh_run \
+         WHERE state NOT IN ('queued', 'running') ORDER BY id DESC LIMIT $2 OFFSET $1)"
+    ];
+}
+
+/// How many items ended how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RefreshDeltas {
+    /// Packages stored anew.
+    pub packages_changed: i64,
+    /// Packages as they were.
+    pub packages_unchanged: i64,
+    /// Packages not read.
+    pub packages_failed: i64,
+    /// Versions whose schemas there were to have.
+    pub schemas_listed: i64,
+    /// Of these, read now.
+    pub schemas_changed: i64,
+    /// Of these, known before.
+    pub schemas_unchanged: i64,
+    /// Of these, not read.
+    pub schemas_failed: i64,
+}
+
+/// What a refresh brought of one package; all of it is committed at once.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PackageWrite {
+    /// The package's name.
+    pub name: String,
+    /// New or changed content.
+    pub package: Option<PackageRow>,
+    /// Only the upstream's etag is new.
+    pub etag: Option<String>,
+    /// What tarballs held.
+    pub schemas: Vec<SchemaWrite>,
+    /// Versions whose schemas are to be forgotten.
+    pub gone: Vec<String>,
+}
+
+#[derive(FromRow)]
+struct NameRow {
+    name: String,
+}
+
+// === impl PackageWrite ===
+
+impl PackageWrite {
+    /// Whether it changes anything that callers can see.
+    #[must_use]
+    pub fn takes_revision(&self) -> bool {
+        self.package.is_some() || !self.schemas.is_empty() || !self.gone.is_empty()
+    }
+}
+
+impl Store {
+    /// Takes the run that was interrupted, or else the oldest that is queued, with the packages that it already recorded.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`], or if the database does not answer.
+    pub async fn take_refresh(
+        &self,
+        lease: &Lease,
+        owner: ReplicaId,
+    ) -> Result<Option<(RefreshRow, BTreeSet<String>)>, Error> {
+        let mut tx = self.db().begin().await?;
+        lease.guard(&mut tx).await?;
+        let underway = underway_in(&mut tx).await?;
+        let Some(next) = underway.into_iter().next() else {
+            tx.rollback().await?;
+            return Ok(None);
+        };
+        tx.statement(&TAKE)
+            .bind(&next.id)
+            .bind(owner.to_string())
+            .execute()
+            .await?;
+        let run = run_in(&mut tx, &next.id).await?;
+        let done: Vec<NameRow> = tx.statement(&DONE).bind(&next.id).all().await?;
+        tx.commit().await?;
+        Ok(Some((run, done.into_iter().map(|row| row.name).collect())))
+    }
+
+    /// Says that packages up to `through` may be read from now on: later requests for them join no more.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`], or if the database does not answer.
+    pub async fn begin_reading(
+        &self,
+        lease: &Lease,
+        run_id: &str,
+        through: &str,
+        packages_listed: i64,
+    ) -> Result<(), Error> {
+        let mut tx = self.db().begin().await?;
+        lease.guard(&mut tx).await?;
+        tx.statement(&BEGIN)
+            .bind(run_id)
+            .bind(through)
+            .bind(packages_listed)
+            .execute()
+            .await?;
+        tx.commit().await
+    }
+
+    /// Commits what a refresh brought of one package, with its items, as one revision; or items alone, without a revision.
+    /// Returns where it landed.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`], or if the database does not answer.
+    pub async fn save_refreshed(
+        &self,
+        lease: &Lease,
+        run_id: &str,
+        write: Option<&PackageWrite>,
+        items: &[RefreshItemRow],
+        deltas: RefreshDeltas,
+    ) -> Result<Option<Landed>, Error> {
+        let mut tx = self.db().begin().await?;
+        lease.guard(&mut tx).await?;
+        let last = count_items(&mut tx, lease, run_id, items.len(), deltas).await?;
+        let mut landed = None;
+        if let Some(write) = write {
+            let changes = apply(&mut tx, write).await?;
+            if !changes.is_empty() {
+                landed = Some(log::append(&mut tx, &changes).await?);
+            }
+        }
+        // New rows under a number that is ours: no lock that anyone else could hold.
+        let first = last - i64::try_from(items.len()).unwrap_or(i64::MAX) + 1;
+        for (seq, item) in (first..).zip(items) {
+            let changed = item.outcome == "changed";
+            let revision = landed.filter(|_| changed).map(|landed| landed.revision.0);
+            tx.statement(&ITEM)
+                .bind(run_id)
+                .bind(seq)
+                .bind(&item.kind)
+                .bind(&item.package)
+                .bind(&item.version)
+                .bind(&item.outcome)
+                .bind(&item.reason)
+                .bind(&item.message)
+                .bind(revision)
+                .execute()
+                .await?;
+        }
+        tx.commit().await?;
+        Ok(landed)
+    }
+
+    /// The packages of a run that have items.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn refreshed_packages(&self, run_id: &str) -> Result<BTreeSet<String>, Error> {
+        let rows: Vec<NameRow> = self.db().read(&DONE).bind(run_id).all().await?;
+        Ok(rows.into_iter().map(|row| row.name).collect())
+    }
+
+    /// The packages of a run that failed for another reason than `absence`, with which the upstream says that there is none.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn unanswered_packages(
+        &self,
+        run_id: &str,
+        absence: &str,
+    ) -> Result<BTreeSet<String>, Error> {
+        let rows = self.db().read(&UNANSWERED).bind(run_id).bind(absence);
+        let rows: Vec<NameRow> = rows.all().await?;
+        Ok(rows.into_iter().map(|row| row.name).collect())
+    }
+
+    /// Ends a run. `checked` names the sources all of whose packages it asked about with success; they were asked since the run
+    /// began. Keeps the newest `keep` ended runs.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`], or if the database does not answer.
+    pub async fn finish_refresh(
+        &self,
+        lease: &Lease,
+        run_id: &str,
+        state: &str,
+        error: &str,
+        checked: &[String],
+        keep: i64,
+    ) -> Result<RefreshRow, Error> {
+        let mut tx = self.db().begin().await?;
+        lease.guard(&mut tx).await?;
+        tx.statement(&FINISH)
+            .bind(run_id)
+            .bind(state)
+            .bind(error)
+            .execute()
+            .await?;
+        let run = run_in(&mut tx, run_id).await?;
+        if let Some(start_us) = run.start_us {
+            for source in checked {
+                put_checked(&mut tx, source, Timestamp(start_us)).await?;
+            }
+        }
+        for statement in [&PRUNE_ITEMS, &PRUNE] {
+            tx.statement(statement)
+                .bind(keep)
+                .bind(PRUNE_RUNS)
+                .execute()
+                .await?;
+        }
+        tx.commit().await?;
+        Ok(run)
+    }
+}
+
+/// Locks the run's row, counts, and returns the number of the last item.
+async fn count_items(
+    tx: &mut Tx,
+    lease: &Lease,
+    run_id: &str,
+    items: usize,
+    deltas: RefreshDeltas,
+) -> Result<i64, Error> {
+    let counted: Option<CountRow> = tx
+        .statement(&COUNT)
+        .bind(run_id)
+        .bind(i64::try_from(items).unwrap_or(i64::MAX))
+        .bind(deltas.packages_changed)
+        .bind(deltas.packages_unchanged)
+        .bind(deltas.packages_failed)
+        .bind(deltas.schemas_listed)
+        .bind(deltas.schemas_changed)
+        .bind(deltas.schemas_unchanged)
+        .bind(deltas.schemas_failed)
+        .optional()
+        .await?;
+    // A run that is not running was ended by another owner.
+    let counted = counted.ok_or_else(|| Error::Fenced {
+        lease: lease.name.clone(),
+    })?;
+    Ok(counted.count)
+}
+
+/// Writes a package's rows and returns what to announce.
+async fn apply(tx: &mut Tx, write: &PackageWrite) -> Result<Vec<Change>, Error> {
+    let mut changes = Vec::new();
+    match (&write.package, &write.etag) {
+        (Some(row), _) => {
+            put_package(tx, row).await?;
+            let hash = row.content_hash.as_str();
+            changes.push(Change::new(PACKAGE_TOPIC, &row.name, Op::Upsert, hash));
+        }
+        (None, Some(etag)) => put_etag(tx, &write.name, etag).await?,
+        (None, None) => {}
+    }
+    changes.extend(write_schemas(tx, &write.name, &write.schemas, &write.gone).await?);
+    if !write.gone.is_empty() {
+        prune_blobs(tx).await?;
+    }
+    Ok(changes)
+}
