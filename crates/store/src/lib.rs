@@ -8,6 +8,8 @@
 mod compact;
 mod engine;
 mod error;
+#[cfg(feature = "floors")]
+pub mod floor;
 mod lease;
 mod log;
 mod meta;
