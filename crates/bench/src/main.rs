@@ -1,2 +1,61 @@
-//! Placeholder.
-fn main() {}
+//! `steadfast-bench`: loads the real server as its callers would, and says how far it is from what is possible.
+//!
+//! A rate alone says more about a machine than about a program, so every figure has a floor that is measured in the same run:
+//! the simplest server that could give the same answers, with the same transport settings, on the same disk. Rounds of the
+//! server and of its floors alternate, so that a change of the machine's mood strikes both, and medians are compared. The
+//! server is the release binary as a process of its own with its default configuration; floors and the package registry are
+//! further processes, made of this program, so that their processor time is nobody else's.
+
+mod args;
+mod catalogue;
+mod child;
+mod codec;
+mod error;
+mod floor;
+mod load;
+mod lookup;
+mod machine;
+mod process;
+mod program;
+mod publish;
+mod refresh;
+mod report;
+mod statistics;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::{
+    args::{Cli, Command, Format},
+    error::Error,
+};
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Error> {
+    let runtime = tokio::runtime::Runtime::new().map_err(Error::io("starting the runtime"))?;
+    runtime.block_on(async {
+        let report = match &cli.command {
+            Command::Floor(floor) => return floor::serve(floor).await,
+            _ if cfg!(debug_assertions) => return Err(Error::Unoptimised),
+            Command::Lookup => lookup::run(&cli.options).await?,
+            Command::Publish => publish::run(&cli.options).await?,
+            Command::Refresh => refresh::run(&cli.options).await?,
+        };
+        match cli.options.output {
+            Format::Table => println!("{}", table::render(&report)),
+            Format::Json => println!("{:#}", report.to_json()),
+        }
+        Ok(())
+    })
+}

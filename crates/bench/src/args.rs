@@ -1,0 +1,116 @@
+//! The command line.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::floor::FloorCommand;
+
+const AFTER_HELP: &str = "\
+Each command starts what it needs (servers, floors, a PostgreSQL cluster with fsync on, a package registry on loopback) in
+temporary directories and removes it. Set TMPDIR to measure another disk with SQLite; the cluster is always below /tmp.
+Progress goes to standard error. A target that is missed is marked in the output; the exit code is 0 all the same, and 1 only
+when nothing could be measured.";
+
+/// Measures a Steadfast server against floors: the simplest servers that could give the same answers.
+#[derive(Debug, Parser)]
+#[command(
+    name = "steadfast-bench",
+    version,
+    after_help = AFTER_HELP,
+    arg_required_else_help = true,
+    max_term_width = 120
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) options: Options,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every measurement takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Options {
+    /// A table for people, or one JSON object for programs
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
+    pub(crate) output: Format,
+    /// How often everything is measured; medians are compared
+    #[arg(long, global = true, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rounds: u32,
+    /// How long each load is measured in each round, after a second to warm up; a refresh takes as long as it takes
+    #[arg(long, global = true, default_value_t = 4, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub(crate) seconds: u64,
+    /// The server's program, by default target/release/steadfast
+    #[arg(long, global = true, env = "STEADFAST_BIN", value_name = "PATH")]
+    pub(crate) bin: Option<PathBuf>,
+}
+
+/// How results are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people; may change between releases.
+    Table,
+    /// For programs.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Processor time of the server per GetPackage, over a bare tonic echo
+    ///
+    /// 1,000 packages, random names, 8 connections with 8 calls in flight each. The floor is a tonic server with the same
+    /// transport settings whose requests and answers have the same sizes, and which does nothing but send them.
+    /// `lookup.server_cpu_ratio` should be at most 1.25.
+    Lookup,
+    /// Publishes per second, over servers that commit one statement per call
+    ///
+    /// 64 callers, each with one call of one change in flight, over 8 connections. The floors are tonic servers with the same
+    /// transport settings and the same number of database connections: on PostgreSQL (fsync on) one unordered INSERT per
+    /// call, and one updated counter row and one INSERT per call; on SQLite (synchronous=FULL) one commit per call.
+    /// `publish.pg_vs_insert_ratio` should be at least 1.5, `publish.sqlite_vs_commit_ratio` at least 2.5.
+    Publish,
+    /// Seconds of a refresh, over the time that its requests alone take
+    ///
+    /// 1,000 packages from a registry that answers after 20 ms, 16 requests at once. The floor is the number of requests times
+    /// 20 ms / 16. A first refresh stores everything, a second one finds everything unchanged. `refresh.overhead_ratio` should
+    /// be at most 1.3.
+    Refresh,
+    /// What the measurements start beside the server
+    #[command(subcommand, hide = true)]
+    Floor(FloorCommand),
+}
+
+// === impl Options ===
+
+impl Options {
+    pub(crate) fn window(&self) -> Duration {
+        Duration::from_secs(self.seconds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_stand_before_and_after_the_command() {
+        for line in [
+            "steadfast-bench --output json lookup --rounds 3",
+            "steadfast-bench lookup --output json --rounds 3",
+        ] {
+            let cli = Cli::try_parse_from(line.split_whitespace()).expect(line);
+            assert_eq!(cli.options.output, Format::Json);
+            assert_eq!(cli.options.rounds, 3);
+        }
+        for line in ["steadfast-bench lookup --rounds 0", "steadfast-bench"] {
+            assert!(Cli::try_parse_from(line.split_whitespace()).is_err());
+        }
+    }
+}

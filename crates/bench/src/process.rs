@@ -1,0 +1,85 @@
+//! What the kernel says about a process.
+
+use std::{fs, time::Duration};
+
+use crate::error::Error;
+
+/// Ticks per second in `/proc`, fixed in the kernel's interface on every platform that Linux runs on today.
+const TICKS_PER_SECOND: u64 = 100;
+
+/// Memory of a process, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Memory {
+    pub(crate) resident: u64,
+    pub(crate) peak: u64,
+}
+
+/// Processor time of all threads so far, in user and kernel mode.
+pub(crate) fn cpu_time(pid: u32) -> Result<Duration, Error> {
+    let text = read(pid, "stat")?;
+    parse_cpu_time(&text).ok_or_else(|| unreadable("stat"))
+}
+
+/// Memory now and at its peak.
+pub(crate) fn memory(pid: u32) -> Result<Memory, Error> {
+    let text = read(pid, "status")?;
+    parse_memory(&text).ok_or_else(|| unreadable("status"))
+}
+
+fn read(pid: u32, file: &str) -> Result<String, Error> {
+    fs::read_to_string(format!("/proc/{pid}/{file}"))
+        .map_err(Error::io("asking the kernel about a process"))
+}
+
+fn unreadable(file: &str) -> Error {
+    Error::Unexpected(format!("/proc/PID/{file} is not as Linux writes it"))
+}
+
+fn parse_cpu_time(stat: &str) -> Option<Duration> {
+    // The second field is the name in brackets and may hold blanks and brackets itself.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_ascii_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<u64>().ok();
+    let (user, kernel) = (ticks()?, ticks()?);
+    Some(Duration::from_millis(
+        (user + kernel) * 1_000 / TICKS_PER_SECOND,
+    ))
+}
+
+fn parse_memory(status: &str) -> Option<Memory> {
+    let bytes = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        Some(kibibytes * 1_024)
+    };
+    Some(Memory {
+        resident: bytes("VmRSS:")?,
+        peak: bytes("VmHWM:")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processor_time_is_user_and_kernel_time() {
+        let stat = "42 (a ) b) S 1 42 42 0 -1 4194560 9 0 0 0 250 50 7 7 20 0 4 0 100";
+        assert_eq!(parse_cpu_time(stat), Some(Duration::from_secs(3)));
+        assert_eq!(parse_cpu_time("42 (a) S 1"), None);
+    }
+
+    #[test]
+    fn memory_is_in_bytes() {
+        let status = "Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t    1024 kB\n";
+        let memory = parse_memory(status).unwrap();
+        assert_eq!((memory.resident, memory.peak), (1 << 20, 2 << 20));
+        assert_eq!(parse_memory("VmRSS: 1 kB"), None);
+    }
+
+    #[test]
+    fn this_process_can_be_asked_about() {
+        assert!(memory(std::process::id()).unwrap().resident > 0);
+        assert!(cpu_time(std::process::id()).is_ok());
+    }
+}
