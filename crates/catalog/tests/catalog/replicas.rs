@@ -7,7 +7,11 @@ use steadfast_api::{
     registry::v1::{GetPackageResponse, RefreshState},
 };
 use steadfast_catalog::Error;
-use steadfast_store::{Change, Op, Publish};
+use steadfast_store::{
+    Change, NewRefresh, Op, PackageRow, PackageWrite, Publish, RefreshAsk, RefreshDeltas,
+    RefreshPlacement,
+};
+use steadfast_types::ReplicaId;
 
 use crate::fixture::{
     DOTTED, Database, FHIR, HTTP, Replica, eventually, options, registry, state, version,
@@ -206,4 +210,121 @@ async fn a_lookup_waits_for_a_revision_and_refuses_another_history() {
             "{malformed:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn each_write_of_a_stale_owner_is_refused() {
+    for database in Database::both().await {
+        let npm = registry().await;
+        let mut idle = options(&npm, ALL);
+        idle.sources.clear();
+        let replica = database.replica(idle).await;
+        let store = &replica.store;
+        let ask = RefreshAsk {
+            cause: "request",
+            requested_by: String::new(),
+            request: None,
+            only_if_empty: false,
+        };
+        let queue = |_: &[_]| {
+            RefreshPlacement::Queue(NewRefresh {
+                packages: true,
+                schemas: true,
+                package: None,
+            })
+        };
+        store.ask_refresh(&ask, queue).await.expect("queues");
+        let (old, new) = (ReplicaId::random(), ReplicaId::random());
+        let claim = async |owner, duration| {
+            let lease = store.claim_lease("refresh", owner, duration).await;
+            lease.expect("claims").expect("is free")
+        };
+        let stale = claim(old, Duration::ZERO).await;
+        let (run, _) = store
+            .take_refresh(&stale, old)
+            .await
+            .expect("takes")
+            .expect("is queued");
+        let lease = claim(new, Duration::from_secs(60)).await;
+        let write = PackageWrite {
+            name: HTTP.into(),
+            package: Some(PackageRow {
+                name: HTTP.into(),
+                source: "npm".into(),
+                document: "{}".into(),
+                content_hash: "h".into(),
+                upstream_etag: String::new(),
+            }),
+            ..Default::default()
+        };
+        let deltas = RefreshDeltas::default();
+        let id = run.id.as_str();
+        let refused = [
+            store.take_refresh(&stale, old).await.map(drop),
+            store.begin_reading(&stale, id, "z", 1).await,
+            store
+                .save_refreshed(&stale, id, Some(&write), &[], deltas)
+                .await
+                .map(drop),
+            store
+                .finish_refresh(&stale, id, "succeeded", "", &["npm".into()], 1)
+                .await
+                .map(drop),
+        ];
+        for refused in refused {
+            let fenced = matches!(refused, Err(steadfast_store::Error::Fenced { .. }));
+            assert!(fenced, "{refused:?}");
+        }
+        assert_eq!(replica.head().await, 0);
+        assert!(store.sources_checked().await.expect("reads").is_empty());
+        // The new owner's go through, until the run has ended.
+        let save = async || {
+            store
+                .save_refreshed(&lease, id, Some(&write), &[], deltas)
+                .await
+        };
+        assert!(save().await.expect("saves").is_some());
+        let ended = store.finish_refresh(&lease, id, "succeeded", "", &[], 1);
+        ended.await.expect("ends");
+        let late = save().await;
+        assert!(
+            matches!(late, Err(steadfast_store::Error::Fenced { .. })),
+            "{late:?}"
+        );
+        assert_eq!(replica.head().await, 1);
+    }
+}
+
+#[tokio::test]
+async fn another_history_is_loaded_whole() {
+    let database = Database::postgres().await;
+    let npm = registry().await;
+    let replica = database.replica(options(&npm, ALL)).await;
+    replica.filled().await;
+    let before = package(&replica, HTTP).read_state.expect("has one");
+    let postgres = database.postgres.as_ref().expect("is PostgreSQL");
+    // What a restore does: rows of another time under another identity.
+    postgres
+        .psql(&format!(
+            "BEGIN; DELETE FROM package WHERE name = '{HTTP}'; \
+             UPDATE store_meta SET store_id = gen_random_uuid()::text; COMMIT;"
+        ))
+        .await;
+    eventually("the other history is loaded", async || {
+        replica
+            .catalog
+            .lookup_package(HTTP, "")
+            .is_err()
+            .then_some(())
+    })
+    .await;
+    let after = package(&replica, FHIR).read_state.expect("has one");
+    assert_ne!(before.store_id, after.store_id);
+    let cursor = CursorMessage {
+        store_id: before.store_id,
+        revision: before.revision,
+        mark: before.mark,
+    };
+    let refused = replica.catalog.reach(Some(&cursor)).await;
+    assert!(matches!(refused, Err(Error::StoreChanged)), "{refused:?}");
 }
