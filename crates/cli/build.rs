@@ -11,8 +11,12 @@ fn main() {
     println!("cargo::rerun-if-env-changed=STEADFAST_COMMIT");
     println!("cargo::rerun-if-changed=build.rs");
     // One line is added to this file by each commit and checkout. A path that does not exist would rebuild every time.
-    if let Some(log) = git(&["rev-parse", "--path-format=absolute", "--git-path", "logs/HEAD"])
-        && Path::new(&log).exists()
+    if let Some(log) = git(&[
+        "rev-parse",
+        "--path-format=absolute",
+        "--git-path",
+        "logs/HEAD",
+    ]) && Path::new(&log).exists()
     {
         println!("cargo::rerun-if-changed={log}");
     }

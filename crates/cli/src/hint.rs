@@ -9,6 +9,8 @@ pub(crate) fn of(error: &CallError) -> Vec<String> {
     let mut hints: Vec<String> = error
         .field_violations
         .iter()
+        // A single violation usually is the message already.
+        .filter(|violation| !error.message.contains(&violation.description))
         .map(|violation| clean(&format!("{}: {}", violation.field, violation.description)))
         .collect();
     hints.extend(of_reason(error));
@@ -26,17 +28,24 @@ fn of_reason(error: &CallError) -> Option<String> {
             .map(String::as_str)
             .filter(|text| !text.is_empty())
     };
+    let nearest = detail("nearest").map(|names| names.replace(',', ", "));
+    if nearest
+        .as_ref()
+        .is_some_and(|names| error.message.contains(names))
+    {
+        return None;
+    }
     let hint = match error.reason.as_str() {
-        "PACKAGE_NOT_FOUND" => match detail("nearest") {
-            Some(nearest) => format!("did you mean {}?", nearest.replace(',', ", ")),
+        "PACKAGE_NOT_FOUND" => match nearest {
+            Some(names) => format!("did you mean {names}?"),
             None => "`steadfast package list` shows what there is".to_owned(),
         },
         "VERSION_NOT_FOUND" => match detail("newest") {
             Some(newest) => format!("the newest version is {newest}"),
             None => "`steadfast package get NAME` shows the versions".to_owned(),
         },
-        "PACKAGE_NOT_CONFIGURED" => match detail("nearest") {
-            Some(nearest) => format!("did you mean {}?", nearest.replace(',', ", ")),
+        "PACKAGE_NOT_CONFIGURED" => match nearest {
+            Some(names) => format!("did you mean {names}?"),
             None => "add it to names of a [[catalog.source]] and restart the server".to_owned(),
         },
         "NO_SOURCE" => "name packages in a [[catalog.source]] of the configuration (`steadfast init` writes one) and restart the server".to_owned(),
@@ -91,6 +100,8 @@ pub(crate) mod tests {
         assert!(of(&error)[0].contains("package list"));
         error.metadata.insert("nearest".into(), "@a/b,@a/c".into());
         assert_eq!(of(&error), ["did you mean @a/b, @a/c?"]);
+        error.message = "similar names: @a/b, @a/c".to_owned();
+        assert!(of(&error).is_empty(), "the message says it already");
     }
 
     #[test]

@@ -2,6 +2,9 @@
 
 use comfy_table::{ContentArrangement, Table, presets};
 
+/// On a narrower terminal, or one that does not know its width, lines are better broken by the terminal than letter by letter.
+const LEAST_WIDTH: u16 = 60;
+
 /// A table with these column heads; on a terminal, long cells are wrapped to its width.
 pub(crate) fn with_head(head: &[&str]) -> Table {
     let mut table = bare();
@@ -64,9 +67,10 @@ pub(crate) fn size(bytes: i64) -> String {
 
 fn bare() -> Table {
     let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(presets::NOTHING);
+    if table.width().is_some_and(|width| width >= LEAST_WIDTH) {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+    }
     table
 }
 

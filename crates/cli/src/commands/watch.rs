@@ -1,6 +1,7 @@
 //! `steadfast watch`.
 
 mod cursor_file;
+mod reader;
 
 use std::path::PathBuf;
 
@@ -65,11 +66,13 @@ pub(crate) async fn run(args: WatchArgs, session: &Session) -> Result<Exit, Fail
     // Printing and storing are not interrupted: a signal is looked at only while the watch waits.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut reader_left = std::pin::pin!(reader::left());
     loop {
         let event = tokio::select! {
             event = watch.next() => event?,
             _ = interrupt.recv() => return Ok(Exit::Success),
             _ = terminate.recv() => return Ok(Exit::Success),
+            () = &mut reader_left => return Ok(Exit::Success),
         };
         printer.print(&event, watch.cursor())?;
         if let (Some(file), Some(cursor)) = (&cursor_file, watch.cursor()) {
