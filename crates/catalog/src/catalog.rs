@@ -61,7 +61,7 @@ pub struct BatchResolution {
 
 impl Catalog {
     /// Loads the catalogue from the database, then follows the log and carries out refreshes until `stop`. If there is a source
-    /// and no package, asks for a first refresh.
+    /// and no package, asks for a first refresh, unless that is not wanted.
     ///
     /// # Errors
     /// If the database does not answer.
@@ -101,7 +101,9 @@ impl Catalog {
             asked: Arc::clone(&asked),
         };
         if !options.sources.is_empty() {
-            asker.ask_if_empty().await?;
+            if options.refresh_on_empty {
+                asker.ask_if_empty().await?;
+            }
             let executor = Executor {
                 store: store.clone(),
                 wakeups: wakeups.clone(),

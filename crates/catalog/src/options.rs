@@ -23,6 +23,8 @@ pub struct Options {
     pub replica: ReplicaId,
     /// In the order of their precedence; none means that there is nothing to refresh.
     pub sources: Vec<Source>,
+    /// Ask for a refresh at a start with an empty catalogue.
+    pub refresh_on_empty: bool,
     /// Requests to upstreams in flight during a refresh.
     pub refresh_concurrency: usize,
     /// Schemas are kept of the versions that dist-tags name and of this many newest stable ones.
@@ -50,6 +52,7 @@ impl Options {
         Self {
             replica,
             sources: Vec::new(),
+            refresh_on_empty: true,
             refresh_concurrency: 16,
             schemas_of_newest: 5,
             refresh_history: 100,

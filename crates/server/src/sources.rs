@@ -39,6 +39,7 @@ pub(crate) async fn catalog_options(config: &Config, replica: ReplicaId) -> Resu
     let catalog = &config.catalog;
     Ok(Options {
         sources,
+        refresh_on_empty: catalog.refresh_on_empty,
         refresh_concurrency: catalog.refresh_concurrency,
         schemas_of_newest: catalog.schema_newest,
         refresh_history: u32::try_from(catalog.refresh_history).unwrap_or(u32::MAX),
