@@ -1,0 +1,15 @@
+//! Multi-step changes that complete, or are rolled back, or say that a person is needed.
+//!
+//! The [`machine`] is pure: a saga and an event go in, the next saga and what is to be done come out. It knows no database, no
+//! clock and no network, so that every promise about order, proof and operator verbs can be tested by values alone. What
+//! carries it out is elsewhere.
+
+pub mod definition;
+pub mod machine;
+
+pub use definition::{
+    Action, Definition, Http, OnFailure, OnUnknown, Retry, Step, Timeouts, Undo, Wait,
+};
+pub use machine::{
+    Direction, Effect, Event, Leg, Outcome, Probed, Record, Refusal, Saga, State, Transition, Verb,
+};
