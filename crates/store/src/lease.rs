@@ -22,15 +22,15 @@ statements! {
     ];
     /// Prolongs a lease that is still the caller's, even if it has run out meanwhile.
     RENEW = "lease_renew" => [
-        "UPDATE lease SET expires_us = " now " + $3 WHERE name = $1 AND fence = $2"
+        "UPDATE lease SET expires_us = " now " + $4 WHERE name = $1 AND fence = $2 AND owner = $3"
     ];
     /// Hands a lease back.
     RELEASE = "lease_release" => [
-        "UPDATE lease SET expires_us = 0 WHERE name = $1 AND fence = $2"
+        "UPDATE lease SET expires_us = 0 WHERE name = $1 AND fence = $2 AND owner = $3"
     ];
     /// Proves inside a transaction that the lease is still held; a claim waits until the transaction ends.
     GUARD = "lease_guard" => [
-        "SELECT fence FROM lease WHERE name = $1 AND fence = $2" for_share
+        "SELECT fence FROM lease WHERE name = $1 AND fence = $2 AND owner = $3" for_share
     ];
 }
 
@@ -39,8 +39,10 @@ statements! {
 pub struct Lease {
     /// What it covers.
     pub name: String,
-    /// The proof.
+    /// The proof, together with the owner: a restored copy of the database counts again from an older fence.
     pub fence: Fence,
+    /// The replica that holds it.
+    pub owner: ReplicaId,
     /// How long it lasts without being renewed; renew it at a third of this.
     pub duration: Duration,
 }
@@ -62,6 +64,7 @@ impl Lease {
             .statement(&GUARD)
             .bind(&self.name)
             .bind(self.fence.0)
+            .bind(self.owner.to_string())
             .optional()
             .await?;
         held.map(|_| ()).ok_or_else(|| self.lost())
@@ -98,6 +101,7 @@ impl Store {
             Lease {
                 name: name.to_owned(),
                 fence: Fence(row.fence),
+                owner,
                 duration,
             }
         }))
@@ -113,6 +117,7 @@ impl Store {
             .write(&RENEW)
             .bind(&lease.name)
             .bind(lease.fence.0)
+            .bind(lease.owner.to_string())
             .bind(micros(lease.duration))
             .execute()
             .await?;
@@ -132,6 +137,7 @@ impl Store {
             .write(&RELEASE)
             .bind(&lease.name)
             .bind(lease.fence.0)
+            .bind(lease.owner.to_string())
             .execute()
             .await?;
         metrics::gauge!(crate::metric::LEASES_HELD, "lease" => lease.name.clone()).set(0);

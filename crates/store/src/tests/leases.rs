@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use steadfast_types::{ReplicaId, Timestamp};
 
-use crate::{Error, test_stores::both};
+use crate::{Error, engine::Db, test_stores::both};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -72,6 +72,52 @@ async fn a_takeover_waits_for_a_guarded_transaction() {
     assert!(early.is_err(), "the takeover did not wait");
     tx.commit().await.unwrap();
     assert!(takeover.await.unwrap().is_some());
+}
+
+/// A restored copy counts fences again from where it was: the fence alone does not say who holds the lease.
+#[tokio::test]
+async fn a_lease_of_another_history_is_not_the_same_lease() {
+    for fixture in both().await {
+        let store = &fixture.store;
+        let old = store
+            .claim_lease("work", ReplicaId::random(), Duration::from_secs(60))
+            .await
+            .unwrap()
+            .unwrap();
+        match store.db() {
+            Db::Postgres(pool) => sqlx::query("DELETE FROM lease")
+                .execute(pool)
+                .await
+                .map(drop),
+            Db::Sqlite { writer, .. } => sqlx::query("DELETE FROM lease")
+                .execute(writer)
+                .await
+                .map(drop),
+        }
+        .unwrap();
+        let new = store
+            .claim_lease("work", ReplicaId::random(), Duration::from_secs(60))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(new.fence, old.fence);
+        let renewed = store.renew_lease(&old).await;
+        assert!(matches!(renewed, Err(Error::Fenced { .. })), "{renewed:?}");
+        store.release_lease(&old).await.unwrap();
+        store.renew_lease(&new).await.unwrap();
+        let mut tx = store.db().begin().await.unwrap();
+        assert!(old.guard(&mut tx).await.is_err());
+        new.guard(&mut tx).await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(
+            store
+                .claim_lease("work", ReplicaId::random(), Duration::from_secs(60))
+                .await
+                .unwrap(),
+            None,
+            "the old owner handed back what was not its own"
+        );
+    }
 }
 
 #[tokio::test]
