@@ -1,6 +1,9 @@
 //! Migrations, applied by one replica at a time, and refused where the database is newer than the program.
 
-use sqlx::migrate::Migrator;
+use sqlx::{
+    Executor as _, PgPool,
+    migrate::{MigrateError, Migrator},
+};
 
 use crate::{
     Error,
@@ -57,17 +60,30 @@ pub(crate) async fn migrate(db: &Db) -> Result<MigrateReport, Error> {
     let from = found(db).await?;
     check_not_newer(from)?;
     match db {
-        Db::Postgres(pool) => POSTGRES.run(pool).await,
+        Db::Postgres(pool) => migrate_postgres(pool).await,
         Db::Sqlite { writer, .. } => SQLITE.run(writer).await,
     }
     .map_err(|error| match error {
-        sqlx::migrate::MigrateError::Execute(source) => Error::before_commit(source),
+        MigrateError::Execute(source) => Error::before_commit(source),
         other => Error::Migration(other),
     })?;
     Ok(MigrateReport {
         from,
         to: found(db).await?,
     })
+}
+
+/// On a connection of its own, without the limits of everyday statements: another replica's migration, or a large table, may
+/// take longer than they allow.
+async fn migrate_postgres(pool: &PgPool) -> Result<(), MigrateError> {
+    let mut connection = pool.acquire().await?;
+    connection
+        .execute("SET lock_timeout = 0; SET statement_timeout = 0")
+        .await?;
+    let outcome = POSTGRES.run(&mut *connection).await;
+    // Closed, with its lock if the migration failed: its settings are no use to others.
+    connection.close().await?;
+    outcome
 }
 
 /// Refuses a database that is not exactly at this program's schema or, as old programs run on the next schema, above it by a

@@ -8,7 +8,7 @@ use std::{
 };
 
 use sqlx::{
-    Executor as _,
+    Connection as _, Executor as _,
     pool::PoolOptions,
     postgres::{PgConnectOptions, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
@@ -22,6 +22,10 @@ const SQLITE_READERS: u32 = 4;
 
 /// How long a SQLite statement waits for another process's lock, for example that of a backup.
 const SQLITE_BUSY: Duration = Duration::from_secs(5);
+
+/// A PostgreSQL connection that was idle for longer is tested before it is used: the server may have been restarted meanwhile.
+/// Busy ones are not, as that would be one more round trip per statement.
+const SUSPICIOUS: Duration = Duration::from_secs(1);
 
 /// Opens the database that the options name. The returned file, if any, is the lock that keeps a second server off the same
 /// SQLite database: keep it as long as the database is in use.
@@ -67,6 +71,14 @@ async fn postgres(options: &Options) -> Result<Db, Error> {
                     .execute(sqlx::raw_sql(sqlx::AssertSqlSafe(session)))
                     .await
                     .map(drop)
+            })
+        })
+        .before_acquire(|connection, meta| {
+            Box::pin(async move {
+                if meta.idle_for >= SUSPICIOUS {
+                    connection.ping().await?;
+                }
+                Ok(true)
             })
         })
         .connect_lazy_with(connect);

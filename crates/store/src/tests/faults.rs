@@ -1,0 +1,131 @@
+//! What a database can do to its clients: run full, forget connections, fall silent.
+
+use std::time::Duration;
+
+use steadfast_testkit::postgres::TestDatabase;
+use steadfast_types::Revision;
+
+use super::publishing::publish;
+use crate::{
+    Error, Options, Store,
+    engine::Db,
+    test_stores::{postgres, sqlite},
+};
+
+#[tokio::test]
+async fn a_full_disk_is_named_and_ends_when_there_is_room_again() {
+    let fixture = sqlite().await;
+    let store = &fixture.store;
+    let Db::Sqlite { writer, .. } = store.db() else {
+        panic!("the fixture is SQLite");
+    };
+    let limit = |pages: u32| format!("PRAGMA max_page_count = {pages}");
+    let pages: i64 = sqlx::query_scalar("PRAGMA page_count")
+        .fetch_one(writer)
+        .await
+        .unwrap();
+    let full = limit(u32::try_from(pages).unwrap());
+    sqlx::query(sqlx::AssertSqlSafe(full))
+        .execute(writer)
+        .await
+        .unwrap();
+    let mut large = publish("k");
+    large.changes[0].payload = vec![7; 64 << 10];
+    for _ in 0..3 {
+        let refused = store.publish(large.clone()).await;
+        assert!(
+            matches!(refused, Err(Error::NotWritable { reason, .. }) if reason.contains("full")),
+            "{refused:?}"
+        );
+    }
+    sqlx::query(sqlx::AssertSqlSafe(limit(100_000)))
+        .execute(writer)
+        .await
+        .unwrap();
+    store.publish(large).await.unwrap();
+    assert_eq!(store.head().await.unwrap().cursor.revision, Revision(1));
+}
+
+#[tokio::test]
+async fn sqlite_is_as_durable_as_promised_and_its_readers_cannot_write() {
+    let fixture = sqlite().await;
+    let Db::Sqlite { readers, writer } = fixture.store.db() else {
+        panic!("the fixture is SQLite");
+    };
+    for pool in [readers, writer] {
+        let journal: String = sqlx::query_scalar("PRAGMA journal_mode")
+            .fetch_one(pool)
+            .await
+            .unwrap();
+        let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous")
+            .fetch_one(pool)
+            .await
+            .unwrap();
+        let foreign_keys: i64 = sqlx::query_scalar("PRAGMA foreign_keys")
+            .fetch_one(pool)
+            .await
+            .unwrap();
+        assert_eq!((journal.as_str(), synchronous, foreign_keys), ("wal", 2, 1));
+    }
+    let written = sqlx::query("DELETE FROM change_log").execute(readers).await;
+    let error = Error::before_commit(written.unwrap_err());
+    assert!(matches!(error, Error::NotWritable { .. }), "{error:?}");
+}
+
+/// Connections that died while they were idle are not handed out: after a restart of the server the first call works.
+#[tokio::test]
+async fn connections_that_died_idle_fail_no_call() {
+    let fixture = postgres().await;
+    let store = &fixture.store;
+    let Db::Postgres(pool) = store.db() else {
+        panic!("the fixture is PostgreSQL");
+    };
+    let mut held = Vec::new();
+    for _ in 0..fixture.options.max_connections {
+        held.push(pool.acquire().await.unwrap());
+    }
+    drop(held);
+    while pool.num_idle() < fixture.options.max_connections as usize {
+        tokio::task::yield_now().await;
+    }
+    // As long as any restart takes.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let database = fixture.database.as_ref().unwrap();
+    assert!(database.terminate_backends().await >= 8);
+    store.head().await.unwrap();
+    store.publish(publish("after")).await.unwrap();
+}
+
+#[tokio::test]
+async fn migrating_waits_for_another_replica_longer_than_statements_wait() {
+    let database = TestDatabase::create_empty().await;
+    let options = Options {
+        url: database.url(),
+        lock_timeout: Duration::from_millis(100),
+        statement_timeout: Duration::from_millis(500),
+        ..Options::default()
+    };
+    let store = Store::open(&options).await.unwrap();
+    // The lock that sqlx takes: a number made of the database's name.
+    let mut migrating = database.session().await;
+    let lock = format!(
+        "SELECT pg_advisory_lock({})",
+        0x3d32_ad9e_i64 * i64::from(crc32(database.name()))
+    );
+    migrating.run(&lock).await.unwrap();
+    let waiting = store.migrate();
+    tokio::pin!(waiting);
+    let early = tokio::time::timeout(Duration::from_millis(1_000), &mut waiting).await;
+    assert!(early.is_err(), "it did not wait: {early:?}");
+    drop(migrating);
+    waiting.await.unwrap();
+}
+
+/// CRC-32 as in ISO-HDLC.
+fn crc32(text: &str) -> u32 {
+    !text.bytes().fold(!0, |sum: u32, byte| {
+        (0..8).fold(sum ^ u32::from(byte), |sum, _| {
+            (sum >> 1) ^ (0xedb8_8320 & (sum & 1).wrapping_neg())
+        })
+    })
+}
