@@ -1,11 +1,16 @@
 //! Which changes a subscriber wants.
 
-use crate::Error;
+use crate::{Error, publish::is_topic_part};
 
 /// Filters in one subscription at most.
 const MAX_FILTERS: usize = 64;
 /// Bytes of a topic or prefix at most.
 const MAX_BYTES: usize = 512;
+
+/// Topics of Steadfast itself.
+const OWN_TOPICS: [&str; 2] = ["registry", "schema"];
+/// The first part of users' topics.
+const APP: &str = "app";
 
 /// Keeps changes of one topic, or of all topics below one, whose key begins with a prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +50,17 @@ impl Filter {
         if stem.unwrap_or(topic).contains('*') || stem == Some("") {
             return Err(format!(
                 "`{topic}`: `*` stands for a topic's last part only, as in `app/*`"
+            ));
+        }
+        // A topic that no change can have would be waited for in silence, for ever.
+        let known = match stem {
+            Some(stem) => is_app_stem(stem),
+            None => OWN_TOPICS.contains(&topic) || (topic != APP && is_app_stem(topic)),
+        };
+        if !known {
+            return Err(format!(
+                "`{topic}`: no change has such a topic; there are `registry`, `schema`, and those that begin with `app/`, all \
+                 of which `app/*` names"
             ));
         }
         Ok(Self {
@@ -98,6 +114,12 @@ impl Filters {
     }
 }
 
+/// Whether it is `app`, or users' topics can begin with it.
+fn is_app_stem(stem: &str) -> bool {
+    let mut parts = stem.split('/');
+    parts.next() == Some(APP) && parts.all(is_topic_part)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,13 +144,28 @@ mod tests {
     #[test]
     fn bad_filters_are_named_by_position() {
         let long = "x".repeat(513);
-        for bad in ["", "*", "/*", "a*", "a/*/b", long.as_str()] {
-            let parsed = Filters::parse([("ok", ""), (bad, "")]);
+        for bad in [
+            "",
+            "*",
+            "/*",
+            "a*",
+            "app/*/b",
+            "app",
+            "app/",
+            "app//x",
+            "app/x y",
+            "application/x",
+            "regsitry",
+            "registry/*",
+            "schema/x",
+            long.as_str(),
+        ] {
+            let parsed = Filters::parse([("registry", ""), (bad, "")]);
             assert!(
                 matches!(parsed, Err(Error::InvalidFilter { index: 1, .. })),
                 "{bad}"
             );
         }
-        assert!(Filters::parse(std::iter::repeat_n(("a", ""), 65)).is_err());
+        assert!(Filters::parse(std::iter::repeat_n(("app/a", ""), 65)).is_err());
     }
 }

@@ -111,12 +111,8 @@ fn op(change: &api::publish_request::Change) -> Option<Op> {
 }
 
 fn topic_problem(topic: &str) -> Option<String> {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
     let rest = topic.strip_prefix(PREFIX);
-    let well_formed = rest.is_some_and(|rest| {
-        rest.split('/')
-            .all(|part| !part.is_empty() && part.chars().all(allowed))
-    });
+    let well_formed = rest.is_some_and(|rest| rest.split('/').all(is_topic_part));
     if !well_formed {
         return Some(
             "a topic is `app/` and parts of letters, digits, `.`, `_`, `-`, separated by `/`; other topics are Steadfast's own"
@@ -124,6 +120,12 @@ fn topic_problem(topic: &str) -> Option<String> {
         );
     }
     text_problem(topic, MAX_TOPIC_BYTES)
+}
+
+/// Whether it can stand between the slashes of a topic.
+pub(crate) fn is_topic_part(part: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
+    !part.is_empty() && part.chars().all(allowed)
 }
 
 fn text_problem(text: &str, max_bytes: usize) -> Option<String> {

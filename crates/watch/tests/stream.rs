@@ -305,10 +305,15 @@ async fn cursors_without_a_future_are_refused_or_reset() {
             assert!(matches!(refused, Err(Error::StoreChanged)), "{refused:?}");
             let mut subscription = fixture.watch(Start::After(cursor)).await;
             opened(&mut subscription).await;
-            assert!(matches!(next(&mut subscription).await, Wire::Reset(_)));
-            fixture.publish("app/t", &["next"], "").await;
+            let Wire::Reset(reset) = next(&mut subscription).await else {
+                panic!("a reset comes first");
+            };
+            let head = reset.head.expect("a reset tells the head").revision;
+            let last = fixture.publish("app/t", &["next"], "").await;
+            // Every revision has one key here. This replica may not have read the newest ones yet when it told its head.
             let keys = keys_until(&mut subscription, "next").await;
-            assert_eq!(keys, ["next"], "it goes on from the head it was told");
+            let expected = usize::try_from(last.revision.0 - head).unwrap();
+            assert_eq!(keys.len(), expected, "it goes on from the head it was told");
         }
     }
 }
