@@ -124,8 +124,22 @@ impl From<ConfigErrors> for Failure {
 
 impl From<steadfast_server::Error> for Failure {
     fn from(error: steadfast_server::Error) -> Self {
-        Self::new(Exit::Error, error.to_string())
+        Self::new(Exit::Error, with_causes(&error))
     }
+}
+
+/// The error, and what it came from where that says more. Callers of the API never see causes; whoever starts the program must.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = clean(&error.to_string());
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = clean(&error.to_string());
+        if !text.contains(&words) {
+            text.push_str(&format!(": {words}"));
+        }
+        cause = error.source();
+    }
+    text
 }
 
 const fn exit_of(code: Code) -> Exit {
@@ -194,6 +208,29 @@ mod tests {
             "late",
         ));
         assert_eq!(failure.message, "DEADLINE_EXCEEDED: late");
+    }
+
+    #[test]
+    fn causes_are_told_once() {
+        #[derive(Debug)]
+        struct Outer(&'static str, io::Error);
+        impl std::fmt::Display for Outer {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.0)
+            }
+        }
+        impl std::error::Error for Outer {
+            fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+                Some(&self.1)
+            }
+        }
+        for (words, told) in [
+            ("no answer", "no answer: refused"),
+            ("no answer (refused)", "no answer (refused)"),
+        ] {
+            let error = Outer(words, io::Error::other("refused"));
+            assert_eq!(with_causes(&error), told);
+        }
     }
 
     #[test]

@@ -50,7 +50,7 @@ fn of_reason(error: &CallError) -> Option<String> {
         },
         "NO_SOURCE" => "name packages in a [[catalog.source]] of the configuration (`steadfast init` writes one) and restart the server".to_owned(),
         "SCHEMA_NOT_FOUND" => "`steadfast schema list` shows the packages that carry one".to_owned(),
-        "SCHEMA_NOT_FETCHED" => "run `steadfast refresh`; catalog.schema_newest says of how many versions schemas are kept".to_owned(),
+        "SCHEMA_NOT_FETCHED" => "ask for a newer version; or raise catalog.schema_newest, restart the server and run `steadfast refresh`".to_owned(),
         "REFRESH_NOT_FOUND" => "`steadfast refresh list` shows those that are kept".to_owned(),
         "SCHEDULE_NOT_FOUND" => "`steadfast schedule list` shows them".to_owned(),
         "REQUEST_ID_REUSED" => "repeat the first call exactly, or use another --request-id".to_owned(),
@@ -68,6 +68,10 @@ fn of_reason(error: &CallError) -> Option<String> {
 
 /// The specifier with a mark below the position that the server names, for an INVALID_SPECIFIER.
 pub(crate) fn point_at(error: &CallError, specifier: &str) -> Option<String> {
+    // Other errors have positions too, in other texts.
+    if error.reason != "INVALID_SPECIFIER" {
+        return None;
+    }
     let position: usize = error.metadata.get("position")?.parse().ok()?;
     // The position counts bytes, and a terminal shows characters.
     let before = specifier.get(..position)?.chars().count();
@@ -126,5 +130,12 @@ pub(crate) mod tests {
         assert_eq!(point_at(&error, "é !").as_deref(), Some("é !\n        ^"));
         error.metadata.insert("position".into(), "99".into());
         assert_eq!(point_at(&error, "a"), None);
+        let mut error = call_error(Code::InvalidArgument, "INVALID_DOCUMENT", "");
+        error.metadata.insert("position".into(), "0".into());
+        assert_eq!(
+            point_at(&error, "a"),
+            None,
+            "it is a position in the document"
+        );
     }
 }

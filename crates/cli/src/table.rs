@@ -5,6 +5,9 @@ use comfy_table::{ContentArrangement, Table, presets};
 /// On a narrower terminal, or one that does not know its width, lines are better broken by the terminal than letter by letter.
 const LEAST_WIDTH: u16 = 60;
 
+/// Blanks between two columns.
+const GAP: u16 = 2;
+
 /// A table with these column heads; on a terminal, long cells are wrapped to its width.
 pub(crate) fn with_head(head: &[&str]) -> Table {
     let mut table = bare();
@@ -25,6 +28,10 @@ pub(crate) fn of_fields<'a>(fields: impl IntoIterator<Item = (&'a str, String)>)
 
 /// The text, without the blanks that fill lines up.
 pub(crate) fn text(table: &Table) -> String {
+    let mut table = table.clone();
+    for column in table.column_iter_mut() {
+        column.set_padding((0, GAP));
+    }
     table.trim_fmt()
 }
 
@@ -88,7 +95,7 @@ mod tests {
             lines[0].contains("NAME") && lines[1].contains("1s"),
             "{lines:?}"
         );
-        assert!(lines.iter().all(|line| line.trim_end() == line));
+        assert!(lines.iter().all(|line| line.trim() == line));
     }
 
     #[test]

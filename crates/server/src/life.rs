@@ -1,6 +1,6 @@
 //! The life of a replica: start, ready, drain, stop.
 
-use std::{future::Future, io, io::Write as _, net::SocketAddr, time::Duration};
+use std::{io, io::Write as _, net::SocketAddr, time::Duration};
 
 use steadfast_catalog::Catalog;
 use steadfast_store::{MigrateReport, Options as StoreOptions, Retention, Store, Wakeups};
@@ -269,8 +269,8 @@ fn announce(
     );
     if config.catalog.sources.is_empty() {
         tracing::warn!(
-            "no source is configured, so the catalogue stays empty: `steadfast init` writes a commented configuration, and \
-             `steadfast serve --config deploy/openfn.toml` shows a filled one"
+            "no source of packages is configured, so the catalogue stays as it is: run `steadfast init`, name packages in a \
+             [[catalog.source]] of steadfast.toml, and start again"
         );
     }
     if config.server.insecure {
@@ -393,8 +393,8 @@ impl Signals {
         Ok(Self { first })
     }
 
-    fn first(self) -> impl Future<Output = &'static str> {
-        async { self.first.await.unwrap_or("none") }
+    async fn first(self) -> &'static str {
+        self.first.await.unwrap_or("none")
     }
 }
 

@@ -6,7 +6,6 @@ use steadfast_server::RunOptions;
 use crate::{
     commands::config::SettingsArgs,
     failure::{Exit, Failure},
-    output::note,
     version::COMMIT,
 };
 
@@ -24,12 +23,6 @@ pub(crate) struct ServeArgs {
 
 pub(crate) async fn run(args: ServeArgs) -> Result<Exit, Failure> {
     let config = args.settings.load()?;
-    if config.catalog.sources.is_empty() {
-        note(
-            "note: no source of packages is configured, so the catalogue stays as it is; \
-             run `steadfast init`, name packages in a [[catalog.source]] of steadfast.toml, and start again",
-        );
-    }
     let options = RunOptions {
         migrate: !args.no_migrate,
         ready_json: args.ready_json,
