@@ -182,20 +182,27 @@ impl Error {
                 reason: "its disk is full",
                 source,
             },
-            // Starting up, shutting down at once, cannot connect now, too many connections: refused before anything ran.
-            "57P03" | "53300" | "57P02" => Self::Unavailable {
+            // Starting up, no such database (dropped to be restored), not let in: refused before anything ran.
+            "57P03" | "3D000" | "28000" | "28P01" => Self::Unavailable {
                 outcome: Outcome::NotWritten,
                 statement,
                 source,
             },
-            // Shut down by an administrator, idle in transaction for too long: the answer may have been lost.
-            "57P01" | "25P03" | "57P05" => Self::Unavailable {
+            // Shut down by an administrator or because of a crash, the database dropped, idle in transaction for too long, or
+            // the server does not know itself: the answer may have been lost.
+            "57P01" | "57P02" | "57P04" | "25P03" | "57P05" | "40003" => Self::Unavailable {
                 outcome: Outcome::Unknown,
                 statement,
                 source,
             },
             _ if code.starts_with("08") => Self::Unavailable {
                 outcome: Outcome::Unknown,
+                statement,
+                source,
+            },
+            // Out of memory, connections or another resource; the system failed. Rolled back.
+            _ if code.starts_with("53") || code.starts_with("58") => Self::Unavailable {
+                outcome: Outcome::NotWritten,
                 statement,
                 source,
             },
@@ -226,6 +233,26 @@ impl Error {
                 source,
             },
             _ => Self::Data { statement, source },
+        }
+    }
+
+    /// The same, for a write that was sent before without an answer: that one may have been committed, or may yet be.
+    pub(crate) fn after_lost_answer(self) -> Self {
+        match self {
+            Self::Unavailable {
+                statement, source, ..
+            }
+            | Self::Contended { statement, source } => Self::Unavailable {
+                outcome: Outcome::Unknown,
+                statement,
+                source,
+            },
+            Self::NotWritable { source, .. } => Self::Unavailable {
+                outcome: Outcome::Unknown,
+                statement: "",
+                source,
+            },
+            other => other,
         }
     }
 
