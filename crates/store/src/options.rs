@@ -18,7 +18,7 @@ pub struct Options {
     pub url: String,
     /// The folder of the embedded database; made if it is missing.
     pub data_dir: PathBuf,
-    /// PostgreSQL connections held at most, without the one that listens.
+    /// PostgreSQL connections held at most, with the one that listens.
     pub max_connections: u32,
     /// How long to wait for a connection before the database counts as unavailable.
     pub connect_timeout: Duration,

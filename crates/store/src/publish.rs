@@ -172,7 +172,7 @@ impl Kind for Publishes {
         let json = serde_json::to_string(&rows).map_err(|_| Error::Corrupt("publish"))?;
         let with_requests = inputs.iter().any(|input| input.request.is_some());
         let landed: Vec<LandedRow> = match &self.db {
-            Db::Postgres(_) => {
+            Db::Postgres { .. } => {
                 self.db
                     .write(&BATCH)
                     .bind(json)

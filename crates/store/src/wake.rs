@@ -20,7 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Error, Store,
-    engine::{Db, statements},
+    engine::{Db, answer, statements},
 };
 
 /// The channel that all replicas share.
@@ -72,10 +72,14 @@ impl Wakeups {
                 listening: AtomicBool::new(false),
             }),
         };
-        if let Db::Postgres(pool) = store.db() {
+        if let Db::Postgres { pool, .. } = store.db() {
             tasks.spawn(
                 stop.clone()
-                    .run_until_cancelled_owned(wakeups.clone().listen(pool.clone(), replica)),
+                    .run_until_cancelled_owned(wakeups.clone().listen(
+                        store.clone(),
+                        pool.clone(),
+                        replica,
+                    )),
             );
             tasks.spawn(
                 stop.clone()
@@ -131,10 +135,10 @@ impl Wakeups {
         }
     }
 
-    async fn listen(self, pool: PgPool, replica: ReplicaId) {
+    async fn listen(self, store: Store, pool: PgPool, replica: ReplicaId) {
         let mut waits = Backoff::RECONNECT.waits();
         loop {
-            match self.listen_once(&pool, replica).await {
+            match self.listen_once(&store, &pool, replica).await {
                 Ok(()) => waits = Backoff::RECONNECT.waits(),
                 Err(error) => tracing::debug!(
                     error = &error as &dyn std::error::Error,
@@ -149,19 +153,23 @@ impl Wakeups {
     }
 
     /// Listens until the connection is lost. `Ok` if it worked for a while.
-    async fn listen_once(&self, pool: &PgPool, replica: ReplicaId) -> Result<(), Error> {
+    async fn listen_once(
+        &self,
+        store: &Store,
+        pool: &PgPool,
+        replica: ReplicaId,
+    ) -> Result<(), Error> {
         let mut listener = PgListener::connect_with(pool)
             .await
             .map_err(Error::before_commit)?;
         listener.ignore_pool_close_event(true);
         listener.eager_reconnect(false);
-        listener
-            .listen(CHANNEL)
+        answer(SELF_TEST, listener.listen(CHANNEL))
             .await
             .map_err(Error::before_commit)?;
         let own = replica.to_string();
         loop {
-            self.send_test(pool, &own).await?;
+            self.send_test(store, &own).await?;
             if !self.await_test(&mut listener, &own).await? {
                 if self.is_listening() {
                     tracing::warn!("the listening connection is silent; connecting again");
@@ -191,8 +199,9 @@ impl Wakeups {
         }
     }
 
-    async fn send_test(&self, pool: &PgPool, own: &str) -> Result<(), Error> {
-        Db::Postgres(pool.clone())
+    async fn send_test(&self, store: &Store, own: &str) -> Result<(), Error> {
+        store
+            .db()
             .write(&NOTIFY)
             .bind(CHANNEL)
             .bind(format!("test {own}"))

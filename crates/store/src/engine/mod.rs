@@ -14,6 +14,8 @@ mod statement;
 #[cfg(test)]
 mod tests;
 
+use std::{future::Future, io, time::Duration};
+
 use sqlx::{PgPool, Postgres, Sqlite, SqlitePool, Transaction};
 
 pub(crate) use open::open;
@@ -26,7 +28,13 @@ use crate::{Engine, Error};
 #[derive(Debug, Clone)]
 pub(crate) enum Db {
     /// PostgreSQL.
-    Postgres(PgPool),
+    Postgres {
+        /// Its connections.
+        pool: PgPool,
+        /// After this long without an answer the connection counts as lost: a server that can be reached ends every statement
+        /// earlier.
+        silence: Duration,
+    },
     /// SQLite: many readers, one writer.
     Sqlite {
         /// Read-only connections.
@@ -39,7 +47,12 @@ pub(crate) enum Db {
 /// An open transaction. Dropping it rolls it back.
 pub(crate) enum Tx {
     /// PostgreSQL.
-    Postgres(Transaction<'static, Postgres>),
+    Postgres {
+        /// The transaction.
+        tx: Transaction<'static, Postgres>,
+        /// See [`Db::Postgres`].
+        silence: Duration,
+    },
     /// SQLite.
     Sqlite(Transaction<'static, Sqlite>),
 }
@@ -50,7 +63,7 @@ impl Db {
     /// Which engine it is.
     pub(crate) fn engine(&self) -> Engine {
         match self {
-            Self::Postgres(_) => Engine::Postgres,
+            Self::Postgres { .. } => Engine::Postgres,
             Self::Sqlite { .. } => Engine::Sqlite,
         }
     }
@@ -58,7 +71,7 @@ impl Db {
     /// A statement that only reads, outside of a transaction.
     pub(crate) fn read(&self, sql: &'static Sql) -> Statement<'_> {
         match self {
-            Self::Postgres(pool) => Statement::postgres_pool(sql, pool),
+            Self::Postgres { pool, silence } => Statement::postgres_pool(sql, pool, *silence),
             Self::Sqlite { readers, .. } => Statement::sqlite_pool(sql, readers),
         }
     }
@@ -66,7 +79,7 @@ impl Db {
     /// A statement that writes, as a transaction of its own.
     pub(crate) fn write(&self, sql: &'static Sql) -> Statement<'_> {
         match self {
-            Self::Postgres(pool) => Statement::postgres_pool(sql, pool),
+            Self::Postgres { pool, silence } => Statement::postgres_pool(sql, pool, *silence),
             Self::Sqlite { writer, .. } => Statement::sqlite_pool(sql, writer),
         }
     }
@@ -74,11 +87,15 @@ impl Db {
     /// Begins a transaction that writes: READ COMMITTED on PostgreSQL, the one writer on SQLite.
     pub(crate) async fn begin(&self) -> Result<Tx, Error> {
         Ok(match self {
-            Self::Postgres(pool) => Tx::Postgres(
-                pool.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED")
-                    .await
-                    .map_err(Error::before_commit)?,
-            ),
+            Self::Postgres { pool, silence } => Tx::Postgres {
+                tx: answer(
+                    *silence,
+                    pool.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED"),
+                )
+                .await
+                .map_err(Error::before_commit)?,
+                silence: *silence,
+            },
             Self::Sqlite { writer, .. } => Tx::Sqlite(
                 writer
                     .begin_with("BEGIN IMMEDIATE")
@@ -91,11 +108,15 @@ impl Db {
     /// Begins a transaction whose statements all read one snapshot.
     pub(crate) async fn begin_snapshot(&self) -> Result<Tx, Error> {
         Ok(match self {
-            Self::Postgres(pool) => Tx::Postgres(
-                pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-                    .await
-                    .map_err(Error::before_commit)?,
-            ),
+            Self::Postgres { pool, silence } => Tx::Postgres {
+                tx: answer(
+                    *silence,
+                    pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
+                )
+                .await
+                .map_err(Error::before_commit)?,
+                silence: *silence,
+            },
             Self::Sqlite { readers, .. } => {
                 Tx::Sqlite(readers.begin().await.map_err(Error::before_commit)?)
             }
@@ -105,7 +126,7 @@ impl Db {
     /// Closes all connections, waiting for those in use.
     pub(crate) async fn close(&self) {
         match self {
-            Self::Postgres(pool) => pool.close().await,
+            Self::Postgres { pool, .. } => pool.close().await,
             Self::Sqlite { readers, writer } => {
                 readers.close().await;
                 writer.close().await;
@@ -120,7 +141,7 @@ impl Tx {
     /// A statement inside this transaction.
     pub(crate) fn statement(&mut self, sql: &'static Sql) -> Statement<'_> {
         match self {
-            Self::Postgres(tx) => Statement::postgres(sql, tx),
+            Self::Postgres { tx, silence } => Statement::postgres(sql, tx, *silence),
             Self::Sqlite(tx) => Statement::sqlite(sql, tx),
         }
     }
@@ -128,7 +149,7 @@ impl Tx {
     /// Commits. If the connection is lost meanwhile, the error says that the outcome is unknown.
     pub(crate) async fn commit(self) -> Result<(), Error> {
         match self {
-            Self::Postgres(tx) => tx.commit().await,
+            Self::Postgres { tx, silence } => answer(silence, tx.commit()).await,
             Self::Sqlite(tx) => tx.commit().await,
         }
         .map_err(Error::at_commit)
@@ -137,9 +158,24 @@ impl Tx {
     /// Rolls back. Only needed where the connection should be free again before going on.
     pub(crate) async fn rollback(self) -> Result<(), Error> {
         match self {
-            Self::Postgres(tx) => tx.rollback().await,
+            Self::Postgres { tx, silence } => answer(silence, tx.rollback()).await,
             Self::Sqlite(tx) => tx.rollback().await,
         }
         .map_err(Error::before_commit)
     }
+}
+
+/// Waits for an answer of the server, but not for ever: a host that vanished closes no connection.
+pub(crate) async fn answer<T>(
+    silence: Duration,
+    answer: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    tokio::time::timeout(silence, answer)
+        .await
+        .unwrap_or_else(|_| {
+            Err(sqlx::Error::Io(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("the server was silent for {} ms", silence.as_millis()),
+            )))
+        })
 }

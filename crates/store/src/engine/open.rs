@@ -27,6 +27,9 @@ const SQLITE_BUSY: Duration = Duration::from_secs(5);
 /// Busy ones are not, as that would be one more round trip per statement.
 const SUSPICIOUS: Duration = Duration::from_secs(1);
 
+/// How much longer than a statement may run its answer is waited for.
+const SILENCE: Duration = Duration::from_secs(5);
+
 /// Opens the database that the options name. The returned file, if any, is the lock that keeps a second server off the same
 /// SQLite database: keep it as long as the database is in use.
 pub(crate) async fn open(options: &Options) -> Result<(Db, Option<File>), Error> {
@@ -82,7 +85,10 @@ async fn postgres(options: &Options) -> Result<Db, Error> {
             })
         })
         .connect_lazy_with(connect);
-    Ok(Db::Postgres(pool))
+    Ok(Db::Postgres {
+        pool,
+        silence: options.statement_timeout + SILENCE,
+    })
 }
 
 async fn sqlite(path: &Path, write: bool) -> Result<(Db, Option<File>), Error> {

@@ -1,16 +1,20 @@
 //! A statement with its arguments and the place where it runs.
 
-use std::time::Instant;
+use std::{
+    ops::{Deref, DerefMut},
+    time::{Duration, Instant},
+};
 
 use sqlx::{
     Arguments, Encode, FromRow, PgConnection, PgPool, Postgres, Sqlite, SqliteConnection,
     SqlitePool, Type,
     error::BoxDynError,
+    pool::PoolConnection,
     postgres::{PgArguments, PgRow},
     sqlite::{SqliteArguments, SqliteRow},
 };
 
-use super::Sql;
+use super::{Sql, answer};
 use crate::Error;
 
 /// A value that both engines take as an argument.
@@ -44,8 +48,8 @@ pub(crate) struct Statement<'c> {
 }
 
 enum Target<'c> {
-    PostgresPool(&'c PgPool, PgArguments),
-    Postgres(&'c mut PgConnection, PgArguments),
+    PostgresPool(&'c PgPool, Duration, PgArguments),
+    Postgres(&'c mut PgConnection, Duration, PgArguments),
     SqlitePool(&'c SqlitePool, SqliteArguments),
     Sqlite(&'c mut SqliteConnection, SqliteArguments),
 }
@@ -63,15 +67,19 @@ macro_rules! on_target {
         }
         let started = Instant::now();
         let outcome = match target {
-            Target::PostgresPool(pool, arguments) => {
-                $query!(Postgres, sql.for_postgres(), arguments)
-                    .$method(pool)
-                    .await
-                    .map(Into::into)
-            }
-            Target::Postgres(connection, arguments) => {
-                $query!(Postgres, sql.for_postgres(), arguments)
-                    .$method(connection)
+            Target::PostgresPool(pool, silence, arguments) => match pool.acquire().await {
+                Ok(connection) => {
+                    let mut connection = Borrowed::from(connection);
+                    let query = $query!(Postgres, sql.for_postgres(), arguments);
+                    let outcome = answer(silence, query.$method(&mut **connection)).await;
+                    connection.answered = !matches!(outcome, Err(sqlx::Error::Io(_)));
+                    outcome.map(Into::into)
+                }
+                Err(error) => Err(error),
+            },
+            Target::Postgres(connection, silence, arguments) => {
+                let query = $query!(Postgres, sql.for_postgres(), arguments);
+                answer(silence, query.$method(connection))
                     .await
                     .map(Into::into)
             }
@@ -100,18 +108,35 @@ macro_rules! effect {
     };
 }
 
+/// A connection of the pool that goes back to it only after its statement was answered. One that is waited for no longer, or in
+/// vain, is closed: the pool would wait for its answer, and for a host that vanished it would do so for a quarter of an hour.
+struct Borrowed {
+    connection: PoolConnection<Postgres>,
+    answered: bool,
+}
+
 /// How many rows a statement wrote.
 struct Written(u64);
 
 // === impl Statement ===
 
 impl<'c> Statement<'c> {
-    pub(super) fn postgres_pool(sql: &'static Sql, pool: &'c PgPool) -> Self {
-        Self::new(sql, Target::PostgresPool(pool, PgArguments::default()))
+    pub(super) fn postgres_pool(sql: &'static Sql, pool: &'c PgPool, silence: Duration) -> Self {
+        Self::new(
+            sql,
+            Target::PostgresPool(pool, silence, PgArguments::default()),
+        )
     }
 
-    pub(super) fn postgres(sql: &'static Sql, connection: &'c mut PgConnection) -> Self {
-        Self::new(sql, Target::Postgres(connection, PgArguments::default()))
+    pub(super) fn postgres(
+        sql: &'static Sql,
+        connection: &'c mut PgConnection,
+        silence: Duration,
+    ) -> Self {
+        Self::new(
+            sql,
+            Target::Postgres(connection, silence, PgArguments::default()),
+        )
     }
 
     pub(super) fn sqlite_pool(sql: &'static Sql, pool: &'c SqlitePool) -> Self {
@@ -133,7 +158,7 @@ impl<'c> Statement<'c> {
     /// Adds the next argument.
     pub(crate) fn bind<'t, T: Bind<'t>>(mut self, value: T) -> Self {
         let added = match &mut self.target {
-            Target::PostgresPool(_, arguments) | Target::Postgres(_, arguments) => {
+            Target::PostgresPool(_, _, arguments) | Target::Postgres(_, _, arguments) => {
                 arguments.add(value)
             }
             Target::SqlitePool(_, arguments) | Target::Sqlite(_, arguments) => arguments.add(value),
@@ -163,6 +188,39 @@ impl<'c> Statement<'c> {
     /// Runs it and returns its one row.
     pub(crate) async fn one<T: Record>(self) -> Result<T, Error> {
         on_target!(self, rows, fetch_one)
+    }
+}
+
+// === impl Borrowed ===
+
+impl From<PoolConnection<Postgres>> for Borrowed {
+    fn from(connection: PoolConnection<Postgres>) -> Self {
+        Self {
+            connection,
+            answered: false,
+        }
+    }
+}
+
+impl Deref for Borrowed {
+    type Target = PoolConnection<Postgres>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.connection
+    }
+}
+
+impl DerefMut for Borrowed {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.connection
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.connection.close_on_drop();
+        }
     }
 }
 

@@ -32,7 +32,7 @@ async fn every_statement_prepares_on_sqlite() {
 #[tokio::test]
 async fn every_statement_prepares_on_postgres() {
     let fixture = postgres().await;
-    let Db::Postgres(pool) = fixture.store.db() else {
+    let Db::Postgres { pool, .. } = fixture.store.db() else {
         panic!("the fixture is PostgreSQL");
     };
     for sql in all_statements() {
@@ -73,7 +73,7 @@ async fn both_engines_have_the_same_tables_and_columns() {
 async fn tables(fixture: &Fixture) -> BTreeMap<String, BTreeSet<String>> {
     let mut tables = BTreeMap::<String, BTreeSet<String>>::new();
     let pairs: Vec<(String, String)> = match fixture.store.db() {
-        Db::Postgres(pool) => sqlx::query(
+        Db::Postgres { pool, .. } => sqlx::query(
             "SELECT table_name::text, column_name::text FROM information_schema.columns \
              WHERE table_schema = current_schema()",
         )

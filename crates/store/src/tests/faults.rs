@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use steadfast_testkit::postgres::TestDatabase;
+use steadfast_testkit::{
+    postgres::TestDatabase,
+    proxy::{Proxy, Target},
+};
 use steadfast_types::Revision;
 
 use super::publishing::publish;
@@ -77,7 +80,7 @@ async fn sqlite_is_as_durable_as_promised_and_its_readers_cannot_write() {
 async fn connections_that_died_idle_fail_no_call() {
     let fixture = postgres().await;
     let store = &fixture.store;
-    let Db::Postgres(pool) = store.db() else {
+    let Db::Postgres { pool, .. } = store.db() else {
         panic!("the fixture is PostgreSQL");
     };
     let mut held = Vec::new();
@@ -128,4 +131,36 @@ fn crc32(text: &str) -> u32 {
             (sum >> 1) ^ (0xedb8_8320 & (sum & 1).wrapping_neg())
         })
     })
+}
+
+/// A host that vanishes closes no connection. Whoever waits for it gives up, and goes on as soon as another one answers.
+#[tokio::test]
+async fn a_server_that_falls_silent_is_given_up() {
+    let database = TestDatabase::create_empty().await;
+    let (silent, other) = (
+        Proxy::start(database.target()).await,
+        Proxy::start(database.target()).await,
+    );
+    let front = Proxy::start(Target::Tcp(silent.address())).await;
+    let options = Options {
+        url: database.url_through(&front),
+        max_connections: 2,
+        statement_timeout: Duration::from_millis(100),
+        ..Options::default()
+    };
+    let store = Store::open(&options).await.unwrap();
+    store.migrate().await.unwrap();
+    store.publish(publish("before")).await.unwrap();
+    silent.pause();
+    front.retarget(Target::Tcp(other.address()));
+    let given_up = Duration::from_secs(15);
+    let abandoned = tokio::time::timeout(Duration::from_millis(100), store.head()).await;
+    assert!(abandoned.is_err(), "{abandoned:?}");
+    let publishing = tokio::time::timeout(given_up, store.publish(publish("lost"))).await;
+    assert!(
+        matches!(publishing, Ok(Ok(_) | Err(Error::Unavailable { .. }))),
+        "{publishing:?}"
+    );
+    let after = tokio::time::timeout(given_up, store.publish(publish("after"))).await;
+    assert!(matches!(after, Ok(Ok(_))), "{after:?}");
 }

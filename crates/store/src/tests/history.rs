@@ -49,7 +49,7 @@ async fn a_schema_newer_than_the_program_is_refused_with_both_numbers() {
         let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
                      VALUES (9999, 'later', true, x, 0)";
         match fixture.store.db() {
-            Db::Postgres(pool) => {
+            Db::Postgres { pool, .. } => {
                 let sql = newer.replace(" x,", " '\\x00'::bytea,");
                 sqlx::query(sqlx::AssertSqlSafe(sql))
                     .execute(pool)
@@ -160,7 +160,7 @@ async fn a_paused_writer_stalls_publishes_for_the_idle_timeout_at_most() {
     let fixture = postgres().await;
     let store = &fixture.store;
     store.publish(publish("before")).await.unwrap();
-    let Db::Postgres(pool) = store.db() else {
+    let Db::Postgres { pool, .. } = store.db() else {
         panic!("the fixture is PostgreSQL");
     };
     // A connection of the pool, so with the pool's own settings.

@@ -85,7 +85,7 @@ async fn a_lease_of_another_history_is_not_the_same_lease() {
             .unwrap()
             .unwrap();
         match store.db() {
-            Db::Postgres(pool) => sqlx::query("DELETE FROM lease")
+            Db::Postgres { pool, .. } => sqlx::query("DELETE FROM lease")
                 .execute(pool)
                 .await
                 .map(drop),
