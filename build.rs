@@ -8,6 +8,8 @@ const FILES: &[&str] = &[
     "steadfast/registry/v1/refresh.proto",
     "steadfast/schema/v1/schema.proto",
     "steadfast/watch/v1/watch.proto",
+    "steadfast/saga/v1/definition.proto",
+    "steadfast/saga/v1/saga.proto",
     "steadfast/admin/v1/server.proto",
     "steadfast/admin/v1/schedule.proto",
 ];

@@ -47,6 +47,14 @@ pub mod watch {
     }
 }
 
+/// Sagas and their definitions.
+pub mod saga {
+    /// `steadfast.saga.v1`.
+    pub mod v1 {
+        tonic::include_proto!("steadfast.saga.v1");
+    }
+}
+
 /// Administration.
 pub mod admin {
     /// `steadfast.admin.v1`.
