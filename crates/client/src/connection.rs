@@ -11,6 +11,7 @@ use steadfast_api::{
         refresh_service_client::RefreshServiceClient,
         registry_service_client::RegistryServiceClient,
     },
+    saga::v1::saga_service_client::SagaServiceClient,
     schema::v1::schema_service_client::SchemaServiceClient,
     watch::v1::watch_service_client::WatchServiceClient,
 };
@@ -128,6 +129,12 @@ impl Connection {
         ServerServiceClient::new(self.unary()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
+    /// Sagas and their definitions; for `WatchSaga` use [`SagaWatch`](crate::SagaWatch), whose streams have no deadline.
+    #[must_use]
+    pub fn sagas(&self) -> SagaServiceClient<Unary> {
+        SagaServiceClient::new(self.unary()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
     /// Waits for a unary call, at most as long as its deadline.
     ///
     /// # Errors
@@ -146,6 +153,11 @@ impl Connection {
     /// `Watch` without a deadline.
     pub(crate) fn watch_streams(&self) -> WatchServiceClient<Channel> {
         WatchServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// `WatchSaga` without a deadline.
+    pub(crate) fn saga_streams(&self) -> SagaServiceClient<Channel> {
+        SagaServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     fn unary(&self) -> Unary {

@@ -22,11 +22,13 @@
 mod connection;
 mod cursor;
 mod error;
+mod saga;
 mod watch;
 
 pub use connection::{Connection, Deadline, Unary, connect};
 pub use cursor::{cursor_from_api, cursor_to_api};
 pub use error::{Error, FieldViolation};
+pub use saga::{SagaWatch, SagaWatchEvent};
 pub use steadfast_api as api;
 pub use steadfast_types::Cursor;
 pub use tonic::Code;

@@ -329,7 +329,7 @@ fn silent(silence: Duration) -> Error {
 
 /// Exponential with full jitter, after "Exponential Backoff And Jitter" (M. Brooker, 2015): anywhere between nothing and the
 /// ceiling, so that the watchers of a lost server spread out at once. `share` is from 0 to 1.
-fn wait(losses: u32, share: f64) -> Duration {
+pub(crate) fn wait(losses: u32, share: f64) -> Duration {
     let ceiling = FIRST_WAIT_MAX
         .saturating_mul(2_u32.saturating_pow(losses))
         .min(WAIT_MAX);
