@@ -252,8 +252,9 @@ impl Catalog {
         };
         let schema = Arc::clone(&found.schema);
         let package = found.package.name().to_owned();
+        let limits = self.inner.options.document_limits;
         let checked = tokio::task::spawn_blocking(move || match &schema.compiled {
-            Ok(compiled) => Ok(validate::validate(compiled, &request.document_json)),
+            Ok(compiled) => Ok(validate::validate(compiled, &request.document_json, limits)),
             Err(reason) => Err(reason.clone()),
         })
         .await

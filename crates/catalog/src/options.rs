@@ -5,6 +5,8 @@ use std::time::Duration;
 use steadfast_types::ReplicaId;
 use steadfast_upstream::{NpmRegistry, PackageName, TarballLimits};
 
+use crate::{json::JsonLimits, validate::DOCUMENT_LIMITS};
+
 /// A registry and the packages that are taken from it.
 #[derive(Debug, Clone)]
 pub struct Source {
@@ -41,6 +43,8 @@ pub struct Options {
     pub min_revision_wait: Duration,
     /// What is read of a tarball.
     pub tarball_limits: TarballLimits,
+    /// What is read of a document that is to be validated.
+    pub document_limits: JsonLimits,
 }
 
 // === impl Options ===
@@ -61,6 +65,7 @@ impl Options {
             checked_poll_interval: Duration::from_secs(2),
             min_revision_wait: Duration::from_secs(2),
             tarball_limits: TarballLimits::default(),
+            document_limits: DOCUMENT_LIMITS,
         }
     }
 

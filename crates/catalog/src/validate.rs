@@ -22,7 +22,7 @@ use crate::{
     schema::Compiled,
 };
 
-/// What is read of a document.
+/// What is read of a document, unless less is configured.
 pub const DOCUMENT_LIMITS: JsonLimits = JsonLimits {
     max_bytes: 1 << 20,
     max_depth: 64,
@@ -40,9 +40,13 @@ const MIN_SUGGESTION: f64 = 0.6;
 /// Checks a document: all its violations, in the order of their pointers.
 ///
 /// # Errors
-/// If the text exceeds [`DOCUMENT_LIMITS`] or is not JSON.
-pub fn validate(schema: &Compiled, text: &str) -> Result<Vec<Violation>, JsonError> {
-    let document = json::parse(text, DOCUMENT_LIMITS)?;
+/// If the text exceeds the limits or is not JSON.
+pub fn validate(
+    schema: &Compiled,
+    text: &str,
+    limits: JsonLimits,
+) -> Result<Vec<Violation>, JsonError> {
+    let document = json::parse(text, limits)?;
     let mut violations = Vec::new();
     for error in schema.validator.iter_errors(&document) {
         let place = Place::of(schema, &document, &error);

@@ -15,7 +15,7 @@ fn compile(schema: &Value) -> Compiled {
 }
 
 fn check(schema: &Value, document: &Value) -> Vec<Violation> {
-    validate(&compile(schema), &document.to_string()).expect("a document")
+    validate(&compile(schema), &document.to_string(), DOCUMENT_LIMITS).expect("a document")
 }
 
 /// Pointer and message of each violation.
@@ -154,15 +154,16 @@ fn limits_refuse_before_checking() {
     let schema = compile(&json!(true));
     let deep = format!("{}1{}", "[".repeat(65), "]".repeat(65));
     assert_eq!(
-        validate(&schema, &deep),
+        validate(&schema, &deep, DOCUMENT_LIMITS),
         Err(JsonError::TooDeep { limit: 64 })
     );
     let large = " ".repeat(DOCUMENT_LIMITS.max_bytes + 1);
     assert!(matches!(
-        validate(&schema, &large),
+        validate(&schema, &large, DOCUMENT_LIMITS),
         Err(JsonError::TooLarge { .. })
     ));
-    let broken = validate(&schema, &format!("{{\"a\": {SECRET}}}")).expect_err("not JSON");
+    let broken =
+        validate(&schema, &format!("{{\"a\": {SECRET}}}"), DOCUMENT_LIMITS).expect_err("not JSON");
     assert!(!broken.to_string().contains(SECRET));
 }
 

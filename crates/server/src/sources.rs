@@ -1,6 +1,6 @@
 //! From the configured sources to what the catalogue reads.
 
-use steadfast_catalog::{Options, Source};
+use steadfast_catalog::{JsonLimits, Options, Source};
 use steadfast_types::ReplicaId;
 use steadfast_upstream::{
     HttpClient, HttpOptions, NpmConfig, NpmRegistry, PackageName, Places, TarballLimits,
@@ -48,6 +48,10 @@ pub(crate) async fn catalog_options(config: &Config, replica: ReplicaId) -> Resu
         tarball_limits: TarballLimits {
             download_bytes_max: config.upstream.tarball_max_bytes,
             ..TarballLimits::default()
+        },
+        document_limits: JsonLimits {
+            max_bytes: config.limits.document_max_bytes,
+            max_depth: config.limits.document_max_depth,
         },
         ..Options::new(replica)
     })
