@@ -68,6 +68,10 @@ CREATE TABLE schedule (
 -- Gives each entry the next revision. The lock and the insert must be two statements: the second takes its snapshot after the
 -- lock was granted and so sees every revision committed before. It is the last lock of its transaction. An entry whose
 -- `write_id` is in the log already is left out.
+--
+-- Plans are kept for as long as a session lives, and some are made while the tables are empty. So rows are looked up by
+-- correlated subqueries and arrays, for which a plan has no choice but the index: a join planned for ten rows would read all of
+-- a log that has grown to a million.
 CREATE FUNCTION log_append(entries json) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
     PERFORM 1 FROM log_lock WHERE id = 1 FOR UPDATE;
@@ -76,7 +80,7 @@ BEGIN
            e.mark, e.write_id, e.origin, steadfast_now_us(), e.changes
     FROM json_to_recordset(entries)
         AS e(ord integer, mark bigint, write_id text, origin text, changes text)
-    WHERE NOT EXISTS (SELECT 1 FROM change_log c WHERE c.write_id = e.write_id COLLATE "C");
+    WHERE (SELECT c.revision FROM change_log c WHERE c.write_id = e.write_id COLLATE "C") IS NULL;
 END
 $$;
 
@@ -92,7 +96,8 @@ BEGIN
         RETURN QUERY
             SELECT e.ord, c.revision, c.mark, NULL::text, false
             FROM json_to_recordset(entries) AS e(ord integer, write_id text)
-            JOIN change_log c ON c.write_id = e.write_id COLLATE "C";
+            CROSS JOIN LATERAL (SELECT c.revision, c.mark FROM change_log c
+                                WHERE c.write_id = e.write_id COLLATE "C" LIMIT 1) c;
         RETURN;
     END IF;
     INSERT INTO request_outcome (identity, rpc, request_id, body_hash, write_id, created_us)
@@ -107,19 +112,22 @@ BEGIN
         FROM json_to_recordset(entries) AS e(ord integer, mark bigint, write_id text, origin text,
                                              changes text, request_id text)
         WHERE e.request_id IS NULL
-           OR EXISTS (SELECT 1 FROM request_outcome o
-                      WHERE o.write_id = e.write_id COLLATE "C" AND o.revision IS NULL)
+           OR (SELECT o.revision IS NULL FROM request_outcome o
+               WHERE o.write_id = e.write_id COLLATE "C")
     ));
-    UPDATE request_outcome o SET revision = c.revision, mark = c.mark
-    FROM change_log c, json_to_recordset(entries) AS e(write_id text)
-    WHERE o.write_id = e.write_id COLLATE "C" AND c.write_id = o.write_id AND o.revision IS NULL;
+    UPDATE request_outcome o SET (revision, mark) =
+        (SELECT c.revision, c.mark FROM change_log c WHERE c.write_id = o.write_id)
+    WHERE o.revision IS NULL AND o.write_id = ANY (ARRAY(
+        SELECT e.write_id COLLATE "C" FROM json_to_recordset(entries) AS e(write_id text)));
     RETURN QUERY
         SELECT e.ord, coalesce(o.revision, c.revision), coalesce(o.mark, c.mark), o.body_hash,
                o.write_id IS NOT NULL AND o.write_id <> e.write_id COLLATE "C"
         FROM json_to_recordset(entries)
             AS e(ord integer, write_id text, identity text, request_id text)
-        LEFT JOIN change_log c ON c.write_id = e.write_id COLLATE "C"
-        LEFT JOIN request_outcome o
-            ON o.identity = e.identity AND o.rpc = 'Publish' AND o.request_id = e.request_id;
+        LEFT JOIN LATERAL (SELECT c.revision, c.mark FROM change_log c
+                           WHERE c.write_id = e.write_id COLLATE "C" LIMIT 1) c ON true
+        LEFT JOIN LATERAL (SELECT o.write_id, o.revision, o.mark, o.body_hash FROM request_outcome o
+                           WHERE o.identity = e.identity AND o.rpc = 'Publish'
+                               AND o.request_id = e.request_id LIMIT 1) o ON true;
 END
 $$;

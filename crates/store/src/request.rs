@@ -33,10 +33,11 @@ statements! {
     FINISH = "request_finish" => [
         "UPDATE request_outcome SET outcome = $4 WHERE identity = $1 AND rpc = $2 AND request_id = $3"
     ];
-    /// Forgets old ones.
+    /// Forgets old ones. The time is a subquery, as it would otherwise be asked for each row and no index could be used.
     PRUNE = "request_prune" => [
         "DELETE FROM request_outcome WHERE write_id IN \
-         (SELECT write_id FROM request_outcome WHERE created_us < " now " - $1 LIMIT $2)"
+         (SELECT write_id FROM request_outcome WHERE created_us < (SELECT " now ") - $1 \
+          ORDER BY created_us LIMIT $2)"
     ];
 }
 

@@ -199,3 +199,46 @@ async fn publishes_survive_the_loss_of_every_connection() {
     store.publish(publish("after")).await.unwrap();
     assert_eq!(store.head().await.unwrap().cursor.revision, Revision(2));
 }
+
+/// Sessions keep the plans that they made while the tables were empty. None of them may read a table from end to end, or a log
+/// that grows makes every publish and every read of a page slower.
+#[tokio::test]
+async fn no_hot_statement_reads_a_whole_table() {
+    let fixture = postgres().await;
+    let store = &fixture.store;
+    let zero = start(store).await;
+    let lease = store
+        .claim_lease("compaction", ReplicaId::random(), Duration::from_secs(60))
+        .await
+        .unwrap()
+        .unwrap();
+    let retention = Retention {
+        age: Duration::from_secs(3600),
+        revisions: 10,
+        floor: 1,
+    };
+    // More often than a session waits before it keeps a plan.
+    for n in 0..30 {
+        store.publish(publish(&format!("k{n}"))).await.unwrap();
+        let mut repeatable = publish("k");
+        repeatable.request = Some(("me".to_owned(), format!("r{n}")));
+        store.publish(repeatable).await.unwrap();
+        store.read_log(zero, 10).await.unwrap();
+        store.locate(zero).await.unwrap();
+        store.compact(&lease, retention).await.unwrap();
+        store.prune_requests().await.unwrap();
+    }
+    let Db::Postgres { pool, .. } = store.db() else {
+        panic!("the fixture is PostgreSQL");
+    };
+    let compiles: String = sqlx::query_scalar("SHOW jit")
+        .fetch_one(pool)
+        .await
+        .unwrap();
+    assert_eq!(compiles, "off");
+    // Sessions hand in their statistics when they end.
+    store.close().await;
+    let read = "SELECT coalesce(sum(seq_tup_read), -1) FROM pg_stat_user_tables \
+                WHERE relname IN ('change_log', 'request_outcome')";
+    assert_eq!(fixture.database.as_ref().unwrap().psql(read).await, "0");
+}
