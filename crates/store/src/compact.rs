@@ -14,20 +14,24 @@ use crate::{
 const BATCH: i64 = 5_000;
 
 statements! {
-    /// The newest revision that may go: beyond the count, or older than the age and beyond the floor.
+    /// The newest revision that may go: beyond the count, or older than the age and beyond the floor. The log begins where it was
+    /// compacted last; to look for its first row would be to pass all rows deleted since the oldest open snapshot.
     BOUND = "compact_bound" => [
         "SELECT coalesce((SELECT max(revision) FROM change_log WHERE \
              (revision <= h.head - $1 OR (time_us < " now " - $2 AND revision <= h.head - $3)) \
              AND revision <= h.first + $4), h.first - 1) AS revision, h.first AS first \
-         FROM (SELECT max(revision) AS head, min(revision) AS first FROM change_log) h"
+         FROM (SELECT (SELECT max(revision) FROM change_log) AS head, \
+                      compacted_revision + 1 AS first FROM store_meta) h"
     ];
     /// Moves the compaction point, keeping its mark.
     MOVE = "compact_move" => [
         "UPDATE store_meta SET compacted_revision = c.revision, compacted_mark = c.mark \
          FROM change_log c WHERE c.revision = $1 AND store_meta.compacted_revision < c.revision"
     ];
-    /// Deletes up to the compaction point.
-    DELETE = "compact_delete" => ["DELETE FROM change_log WHERE revision <= $1"];
+    /// Deletes from the old compaction point to the new one.
+    DELETE = "compact_delete" => [
+        "DELETE FROM change_log WHERE revision BETWEEN $1 AND $2"
+    ];
 }
 
 /// What to keep. The newest revision is always kept.
@@ -68,7 +72,12 @@ impl Store {
             return Ok(0);
         }
         tx.statement(&MOVE).bind(bound.revision).execute().await?;
-        let deleted = tx.statement(&DELETE).bind(bound.revision).execute().await?;
+        let deleted = tx
+            .statement(&DELETE)
+            .bind(bound.first - 1)
+            .bind(bound.revision)
+            .execute()
+            .await?;
         tx.commit().await?;
         metrics::counter!(crate::metric::COMPACTED).increment(deleted);
         Ok(deleted)
