@@ -8,7 +8,8 @@ use crate::{
     commands::{
         completions::CompletionsArgs, config::ConfigCommand, init::InitArgs, man::ManArgs,
         migrate::MigrateArgs, package::PackageCommand, publish::PublishArgs, refresh::RefreshArgs,
-        schedule::ScheduleCommand, schema::SchemaCommand, serve::ServeArgs, watch::WatchArgs,
+        saga::SagaCommand, schedule::ScheduleCommand, schema::SchemaCommand, serve::ServeArgs,
+        watch::WatchArgs,
     },
     version,
 };
@@ -18,10 +19,13 @@ Exit codes:
   0  success
   1  an error
   2  the command line or the configuration is wrong
-  3  some of several items failed, each named (refresh, package resolve)
+  3  some of several items failed, each named (refresh, package resolve, saga start-many)
   4  the server cannot be reached, is overloaded, or did not answer in time: try again later
   5  there is no such thing
-  6  the document does not fit its schema (schema validate)";
+  6  the document does not fit its schema (schema validate), or the definition is invalid (saga validate, define, start)
+  7  the saga was rolled back (saga watch, saga start --wait)
+  8  the saga is stuck and needs a person (saga watch, saga start --wait)
+  9  the saga was abandoned (saga watch, saga start --wait)";
 
 /// Keeps every copy of a truth in agreement with it.
 #[derive(Debug, Parser)]
@@ -110,6 +114,9 @@ pub(crate) enum Command {
     /// One line for each, until it is interrupted. A lost connection is made anew, and nothing is missed meanwhile. With
     /// --cursor-file the same holds for a restart of the command: what was printed is remembered after each batch.
     Watch(WatchArgs),
+    /// Define, start, follow and steer changes of several steps
+    #[command(subcommand)]
+    Saga(SagaCommand),
     /// Announce a change of a topic of your own
     Publish(PublishArgs),
     /// Show the newest revision
@@ -240,6 +247,29 @@ mod tests {
                 "steadfast serve --listen-grpc 127.0.0.1:1 --insecure --no-migrate --ready-json",
                 true,
             ),
+            (
+                "steadfast saga start a@2 --input x=1 --label a=b --key k --wait",
+                true,
+            ),
+            ("steadfast saga start --steps-file f --deadline 60", true),
+            ("steadfast saga start", false),
+            ("steadfast saga start a@x", false),
+            ("steadfast saga cancel 0190 --reason r", true),
+            ("steadfast saga cancel 0190", false),
+            (
+                "steadfast saga retry 0190 --reason r --step a --attempt 2 --control-version 3",
+                true,
+            ),
+            (
+                "steadfast saga skip 0190 --reason r --result 1 --result-file f",
+                false,
+            ),
+            (
+                "steadfast saga list --state stuck --state paused --label a=b",
+                true,
+            ),
+            ("steadfast saga list --state done", false),
+            ("steadfast saga watch 0190 --after 3 --through-stuck", true),
             ("steadfast package resolve", false),
             ("steadfast completions bash", true),
             ("steadfast completions tcl", false),

@@ -20,6 +20,9 @@ pub(crate) enum Exit {
     Unavailable = 4,
     NotFound = 5,
     Invalid = 6,
+    Compensated = 7,
+    Stuck = 8,
+    Abandoned = 9,
 }
 
 /// A command that did not do what it was asked.

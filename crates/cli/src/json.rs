@@ -31,6 +31,8 @@ macro_rules! enum_name {
     };
 }
 
+pub(crate) mod saga;
+
 pub(crate) fn refresh_state(value: i32) -> String {
     enum_name!(value, RefreshState, "REFRESH_STATE_")
 }

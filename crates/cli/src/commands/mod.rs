@@ -9,6 +9,7 @@ pub(crate) mod migrate;
 pub(crate) mod package;
 pub(crate) mod publish;
 pub(crate) mod refresh;
+pub(crate) mod saga;
 pub(crate) mod schedule;
 pub(crate) mod schema;
 pub(crate) mod serve;
@@ -53,6 +54,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Refresh(args) => refresh::run(args, &session).await,
         Command::Watch(args) => watch::run(args, &session).await,
         Command::Publish(args) => publish::run(args, &session).await,
+        Command::Saga(command) => saga::run(command, &session).await,
         Command::Head => head::run(&session).await,
         Command::Schedule(command) => schedule::run(command, &session).await,
         Command::Completions(args) => completions::run(&args, session.output),

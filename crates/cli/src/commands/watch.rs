@@ -1,7 +1,7 @@
 //! `steadfast watch`.
 
 mod cursor_file;
-mod reader;
+pub(super) mod reader;
 
 use std::path::PathBuf;
 

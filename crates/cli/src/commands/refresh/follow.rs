@@ -46,7 +46,7 @@ pub(super) async fn to_the_end(
         };
         last_answer = Instant::now();
         let refresh = answer.refresh.take().unwrap_or_default();
-        progress.show(&refresh, &answer.items, items.len());
+        progress.show(&refresh, &answer.items);
         let came = !answer.items.is_empty();
         items.append(&mut answer.items);
         if came {
@@ -84,24 +84,26 @@ impl Progress {
         Self { bar }
     }
 
-    fn show(&self, refresh: &Refresh, new_items: &[RefreshItem], items_before: usize) {
-        let listed: i32 = refresh.counts.iter().map(|counts| counts.listed).sum();
-        let ended = (items_before + new_items.len()) as u64;
-        self.bar
-            .set_length(ended.max(u64::try_from(listed).unwrap_or(0)));
-        self.bar.set_position(ended);
+    fn show(&self, refresh: &Refresh, new_items: &[RefreshItem]) {
+        let (mut listed, mut ended) = (0, 0);
+        for counts in &refresh.counts {
+            listed += counts.listed;
+            ended += counts.changed + counts.unchanged + counts.failed;
+        }
+        self.bar.set_length(u64::try_from(listed).unwrap_or(0));
+        self.bar.set_position(u64::try_from(ended).unwrap_or(0));
         for item in new_items {
             if item.outcome() == RefreshOutcome::Failed {
                 let line = format!("failed {}: {}", report::name(item), clean(&item.message));
                 self.bar.println(line);
             }
         }
-        match new_items.last() {
-            Some(item) => self.bar.set_message(report::name(item)),
-            None if refresh.state() == RefreshState::Queued => {
-                self.bar.set_message("waiting for the refresh before it");
-            }
-            None => {}
+        if refresh.state() == RefreshState::Queued {
+            self.bar.set_message("waiting for its turn");
+        } else if let Some(item) = new_items.last() {
+            self.bar.set_message(report::name(item));
+        } else if ended == 0 {
+            self.bar.set_message("reading");
         }
     }
 
@@ -116,15 +118,28 @@ impl Progress {
 
 #[cfg(test)]
 mod tests {
+    use steadfast_client::api::registry::v1::RefreshCounts;
+
     use super::*;
 
     #[test]
     fn the_bar_has_a_valid_template() {
         let progress = Progress::new();
-        progress.show(&Refresh::default(), &[RefreshItem::default()], 4);
+        let counts = RefreshCounts {
+            listed: 9,
+            changed: 1,
+            unchanged: 3,
+            failed: 1,
+            ..RefreshCounts::default()
+        };
+        let refresh = Refresh {
+            counts: vec![counts],
+            ..Refresh::default()
+        };
+        progress.show(&refresh, &[RefreshItem::default()]);
         assert_eq!(
             (progress.bar.position(), progress.bar.length()),
-            (5, Some(5))
+            (5, Some(9))
         );
     }
 }

@@ -10,7 +10,7 @@ use tokio::task::spawn_blocking;
 
 /// Completes once nobody can read standard output any more, as after `steadfast watch | head -1`. A write would tell as much,
 /// but on a quiet stream there may be none for hours.
-pub(super) async fn left() {
+pub(in crate::commands) async fn left() {
     let found = spawn_blocking(|| has_left(io::stdout())).await;
     if !matches!(found, Ok(true)) {
         // It cannot be told: the next write will.
