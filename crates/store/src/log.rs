@@ -36,13 +36,21 @@ statements! {
         "SELECT m.store_id, m.compacted_revision, m.compacted_mark, c.revision, c.mark, c.time_us \
          FROM store_meta m JOIN change_log c ON c.revision = (SELECT max(revision) FROM change_log)"
     ];
-    /// A page with the identity of the history and the reader's own row, in one statement and so in one snapshot.
+    /// A page with the identity of the history and the reader's own row, in one statement and so in one snapshot. It ends where
+    /// it has enough bytes, which are counted without being read; the first revision after the cursor always fits.
     PAGE = "log_page" => [
         "SELECT m.store_id, m.compacted_revision, m.compacted_mark, \
                 (SELECT max(revision) FROM change_log) AS head_revision, \
                 c.revision, c.mark, c.origin, c.time_us, c.changes \
-         FROM store_meta m LEFT JOIN (SELECT * FROM change_log WHERE revision >= $1 \
-                                      ORDER BY revision LIMIT $2) c ON true \
+         FROM store_meta m LEFT JOIN (\
+             SELECT * FROM change_log WHERE revision >= $1 AND revision <= \
+                 (SELECT max(revision) FROM \
+                     (SELECT revision, sum(bytes) OVER (ORDER BY revision) - bytes AS before FROM \
+                         (SELECT revision, CASE WHEN revision > $1 THEN octet_length(changes) \
+                                           ELSE 0 END AS bytes \
+                          FROM change_log WHERE revision >= $1 ORDER BY revision LIMIT $2) sized) summed \
+                  WHERE before < $3) \
+             ORDER BY revision LIMIT $2) c ON true \
          ORDER BY c.revision"
     ];
     /// The mark of one revision.
@@ -52,6 +60,9 @@ statements! {
                 (SELECT mark FROM change_log WHERE revision = $1) AS mark FROM store_meta m"
     ];
 }
+
+/// Bytes of changes in one page at most, beyond the revision that exceeds it. Every follower that is behind holds a page.
+const PAGE_BYTES: i64 = 1 << 20;
 
 /// What happened to a thing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -309,6 +320,7 @@ pub(crate) async fn page_in(tx: &mut Tx, cursor: Cursor, limit: u32) -> Result<R
         .statement(&PAGE)
         .bind(cursor.revision.0)
         .bind(i64::from(limit) + 1)
+        .bind(PAGE_BYTES)
         .all()
         .await?;
     interpret_page(cursor, rows)
@@ -337,7 +349,7 @@ impl crate::Store {
         row.try_into()
     }
 
-    /// Reads up to `limit` revisions after the cursor, in one snapshot that also proves that the cursor is of this history.
+    /// Reads up to `limit` revisions, or a megabyte of them, after the cursor, in one snapshot that also proves that the cursor is of this history.
     ///
     /// # Errors
     /// If the database does not answer.
@@ -347,6 +359,7 @@ impl crate::Store {
             .read(&PAGE)
             .bind(cursor.revision.0)
             .bind(i64::from(limit) + 1)
+            .bind(PAGE_BYTES)
             .all()
             .await?;
         interpret_page(cursor, rows)

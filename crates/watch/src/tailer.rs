@@ -80,7 +80,11 @@ async fn look(inner: &Inner) -> Result<Look, Error> {
 
 /// Puts a page into the ring and tells the subscribers.
 fn take(inner: &Inner, store_id: StoreId, page: Page) -> Look {
-    let full = page.entries.len() == inner.options.page_revisions as usize;
+    // A page ends at a number of revisions or of bytes, whichever comes first.
+    let full = page
+        .entries
+        .last()
+        .is_some_and(|newest| newest.revision < page.head);
     let found = !page.entries.is_empty();
     // Encoded before the lock is taken.
     let encoded: Vec<_> = page

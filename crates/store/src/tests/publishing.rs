@@ -172,3 +172,27 @@ async fn a_cursor_of_another_history_is_noticed() {
         assert!(matches!(read, Read::Diverged { .. }), "{read:?}");
     }
 }
+
+/// A follower that is behind holds a page: a page of large revisions is a short one.
+#[tokio::test]
+async fn pages_are_bounded_in_bytes_and_never_empty_before_the_head() {
+    for fixture in both().await {
+        let store = &fixture.store;
+        let mut cursor = start(store).await;
+        for n in 0..6 {
+            let mut large = publish(&format!("k{n}"));
+            large.changes[0].payload = vec![7; 600 << 10];
+            store.publish(large).await.unwrap();
+        }
+        let mut pages = Vec::new();
+        while cursor.revision < Revision(6) {
+            let Read::Page(page) = store.read_log(cursor, 100).await.unwrap() else {
+                panic!("the cursor is of this history");
+            };
+            let last = page.entries.last().unwrap();
+            (cursor.revision, cursor.mark) = (last.revision, last.mark);
+            pages.push(page.entries.len());
+        }
+        assert_eq!(pages, [2, 2, 2]);
+    }
+}
