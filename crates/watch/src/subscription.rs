@@ -209,6 +209,9 @@ impl Subscription {
                 return Ok(self.progress());
             }
             if !self.is_level() {
+                if self.is_due() {
+                    return Ok(self.progress());
+                }
                 tokio::task::yield_now().await;
                 continue;
             }
@@ -241,13 +244,19 @@ impl Subscription {
         event
     }
 
-    /// Reads the log after the cursor, waiting for the database as long as it takes: the subscriber is behind anyway.
+    /// Reads the log after the cursor, waiting for the database as long as it takes: the subscriber is behind anyway. Returns
+    /// without a page when it is time to say something else.
     async fn read_page(&mut self) {
         let limit = self.inner.options.page_revisions;
-        let store: &Store = &self.inner.store;
+        let draining = self.inner.draining.clone();
         let mut waits = Backoff::RECONNECT.waits();
         loop {
-            match store.read_log(self.cursor, limit).await {
+            let store: &Store = &self.inner.store;
+            let read = store.read_log(self.cursor, limit);
+            let Some(read) = draining.run_until_cancelled(read).await else {
+                return;
+            };
+            match read {
                 Ok(Read::Page(page)) => {
                     let store_id = self.cursor.store_id;
                     self.page = page
@@ -271,12 +280,8 @@ impl Subscription {
                         "a parked stream cannot read the log"
                     );
                     let wait = waits.next().unwrap_or(Backoff::RECONNECT.maximum);
-                    let draining = self.inner.draining.clone();
-                    if draining
-                        .run_until_cancelled(tokio::time::sleep(wait))
-                        .await
-                        .is_none()
-                    {
+                    let waited = draining.run_until_cancelled(tokio::time::sleep(wait)).await;
+                    if waited.is_none() || self.is_due() {
                         return;
                     }
                 }
@@ -371,6 +376,12 @@ impl Subscription {
 
     fn is_level(&self) -> bool {
         self.page.is_empty() && self.position.borrow().applied.revision <= self.cursor.revision
+    }
+
+    /// Whether the subscriber has heard nothing for as long as it wants to. A long way through changes that it does not want, or
+    /// a database that is away, must not look like a dead connection.
+    fn is_due(&self) -> bool {
+        matches!(self.options.pace, Pace::Every(_)) && Instant::now() >= self.next_progress
     }
 
     fn progress(&mut self) -> Event {

@@ -404,6 +404,72 @@ async fn draining_tells_the_cursor_and_ends() {
     assert!(matches!(refused, Err(Error::Draining)), "{refused:?}");
 }
 
+/// Behind a lock that nobody gets, as good as a database that does not answer.
+#[tokio::test]
+async fn draining_does_not_wait_for_the_database() {
+    let options = Options {
+        ring_revisions: 1,
+        ..OPTIONS
+    };
+    let fixture = Fixture::open(options, Some(TestDatabase::create_empty().await)).await;
+    let zero = fixture.store.head().await.unwrap().cursor;
+    for n in 0..3 {
+        fixture.publish("app/t", &[&n.to_string()], "").await;
+    }
+    let mut position = fixture.hub.position();
+    position
+        .wait_for(|position| position.applied.revision.0 == 3)
+        .await
+        .unwrap();
+    let mut parked = fixture.watch(Start::After(zero)).await;
+    opened(&mut parked).await;
+    let mut session = fixture.database.as_ref().unwrap().session().await;
+    session
+        .run("BEGIN; LOCK TABLE change_log IN ACCESS EXCLUSIVE MODE;")
+        .await
+        .unwrap();
+    let read = tokio::time::timeout(Duration::from_millis(200), parked.next()).await;
+    assert!(read.is_err(), "it is not parked: {read:?}");
+    fixture.hub.drain();
+    let last = tokio::time::timeout(Duration::from_secs(2), parked.next()).await;
+    assert!(matches!(last, Ok(Ok(Event::Progress(_)))), "{last:?}");
+    assert_eq!(parked.next().await.err(), Some(End::Draining));
+}
+
+#[tokio::test]
+async fn a_stream_that_catches_up_in_silence_tells_its_cursor() {
+    let options = Options {
+        ring_revisions: 1,
+        page_revisions: 1,
+        ..OPTIONS
+    };
+    for fixture in Fixture::both(options).await {
+        let zero = fixture.store.head().await.unwrap().cursor;
+        for n in 0..20 {
+            fixture.publish("app/t", &[&n.to_string()], "").await;
+        }
+        let mut position = fixture.hub.position();
+        position
+            .wait_for(|position| position.applied.revision.0 == 20)
+            .await
+            .unwrap();
+        let mut subscription = fixture
+            .hub
+            .subscribe(SubscribeOptions {
+                filters: Filters::parse([("app/nothing", "")]).unwrap(),
+                pace: Pace::Every(Duration::from_nanos(1)),
+                ..from(Start::After(zero))
+            })
+            .await
+            .unwrap();
+        opened(&mut subscription).await;
+        let Wire::Progress(progress) = next(&mut subscription).await else {
+            panic!("nothing matches");
+        };
+        assert!(progress.cursor.unwrap().revision < 20, "on its way");
+    }
+}
+
 #[tokio::test]
 async fn the_number_of_streams_is_limited() {
     let options = Options {
