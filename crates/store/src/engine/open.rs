@@ -11,7 +11,10 @@ use sqlx::{
     Connection as _, Executor as _,
     pool::PoolOptions,
     postgres::{PgConnectOptions, PgPoolOptions},
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+    sqlite::{
+        SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions,
+        SqliteSynchronous,
+    },
 };
 
 use super::Db;
@@ -127,13 +130,21 @@ async fn sqlite(path: &Path, write: bool) -> Result<(Db, Option<File>), Error> {
         .min_connections(1)
         .idle_timeout(None)
         .max_lifetime(None)
+        .before_acquire(|connection, _| Box::pin(std::future::ready(Ok(is_usable(connection)))))
         .connect_with(connect.clone())
         .await
         .map_err(Error::before_commit)?;
     let readers = SqlitePoolOptions::new()
         .max_connections(SQLITE_READERS)
+        .before_acquire(|connection, _| Box::pin(std::future::ready(Ok(is_usable(connection)))))
         .connect_lazy_with(connect.read_only(true).create_if_missing(false));
     Ok((Db::Sqlite { readers, writer }, Some(lock)))
+}
+
+/// When a disk is full or fails, SQLite may end a transaction by itself. The driver then still counts it as open, and would
+/// refuse every later one.
+fn is_usable(connection: &SqliteConnection) -> bool {
+    !connection.is_in_transaction()
 }
 
 fn limits<D: sqlx::Database>(pool: PoolOptions<D>, options: &Options) -> PoolOptions<D> {

@@ -11,7 +11,7 @@ use steadfast_types::Revision;
 use super::publishing::publish;
 use crate::{
     Error, Options, Store,
-    engine::Db,
+    engine::{Db, Tx},
     test_stores::{postgres, sqlite},
 };
 
@@ -47,6 +47,20 @@ async fn a_full_disk_is_named_and_ends_when_there_is_room_again() {
         .unwrap();
     store.publish(large).await.unwrap();
     assert_eq!(store.head().await.unwrap().cursor.revision, Revision(1));
+}
+
+/// A full or failing disk can make SQLite end a transaction by itself, at its commit for example. The writer survives that.
+#[tokio::test]
+async fn a_transaction_that_sqlite_ended_does_not_block_the_writer() {
+    let fixture = sqlite().await;
+    let store = &fixture.store;
+    let mut tx = store.db().begin().await.unwrap();
+    let Tx::Sqlite(inner) = &mut tx else {
+        panic!("the fixture is SQLite");
+    };
+    sqlx::query("ROLLBACK").execute(&mut **inner).await.unwrap();
+    assert!(tx.commit().await.is_err());
+    store.publish(publish("after")).await.unwrap();
 }
 
 #[tokio::test]
