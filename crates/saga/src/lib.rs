@@ -4,12 +4,17 @@
 //! clock and no network, so that every promise about order, proof and operator verbs can be tested by values alone. What
 //! carries it out is elsewhere.
 
+pub mod action;
 pub mod definition;
 pub mod machine;
+pub mod secret;
+pub mod template;
 
+pub use action::{Act, Actions, Attempt, KnownActions};
 pub use definition::{
     Action, Definition, Http, OnFailure, OnUnknown, Retry, Step, Timeouts, Undo, Wait,
 };
 pub use machine::{
     Direction, Effect, Event, Leg, Outcome, Probed, Record, Refusal, Saga, State, Transition, Verb,
 };
+pub use secret::{NoSecrets, SecretError, SecretPlaces, SecretSource, Secrets};
