@@ -22,6 +22,7 @@ mod publish;
 mod refresh;
 mod refresh_run;
 mod request;
+mod saga;
 mod schedule;
 mod schema;
 #[cfg(test)]
@@ -45,6 +46,10 @@ pub use refresh::{
 };
 pub use refresh_run::{PackageWrite, RefreshDeltas};
 pub use request::{REQUEST_RETENTION, Request};
+pub use saga::{
+    NewSaga, SAGA_TOPIC, SagaDefinitionRow, SagaEventRow, SagaFirst, SagaListFilter, SagaPlanRow,
+    SagaRow, SagaTransition, StartedSaga, SteerWrite, Steered, TransitionOutcome,
+};
 pub use schedule::Schedule;
 pub use schema::{SchemaBlob, SchemaRow, SchemaWrite};
 pub use wake::Wakeups;
@@ -52,6 +57,7 @@ pub use wake::Wakeups;
 use engine::Db;
 use pipeline::Pipeline;
 use publish::Publishes;
+use saga::SagaTransitions;
 
 /// An open database. Clones share it.
 #[derive(Clone)]
@@ -62,6 +68,7 @@ pub struct Store {
 struct Inner {
     db: Db,
     publishes: Pipeline<Publishes>,
+    sagas: Pipeline<SagaTransitions>,
     /// Held, not read: it keeps a second server off the same SQLite file.
     _lock: Option<File>,
 }
@@ -77,10 +84,12 @@ impl Store {
     pub async fn open(options: &Options) -> Result<Self, Error> {
         let (db, lock) = engine::open(options).await?;
         let publishes = Pipeline::start(Publishes { db: db.clone() }, options.write_deadline);
+        let sagas = Pipeline::start(SagaTransitions { db: db.clone() }, options.write_deadline);
         Ok(Self {
             inner: Arc::new(Inner {
                 db,
                 publishes,
+                sagas,
                 _lock: lock,
             }),
         })
@@ -119,6 +128,10 @@ impl Store {
         &self.inner.db
     }
 
+    pub(crate) fn saga_transitions(&self) -> &Pipeline<SagaTransitions> {
+        &self.inner.sagas
+    }
+
     pub(crate) fn publishes(&self) -> &Pipeline<Publishes> {
         &self.inner.publishes
     }
@@ -146,6 +159,7 @@ fn all_statements() -> Vec<&'static engine::Sql> {
         refresh::STATEMENTS,
         refresh_run::STATEMENTS,
         request::STATEMENTS,
+        &saga::statements(),
         schedule::STATEMENTS,
         schema::STATEMENTS,
         wake::STATEMENTS,

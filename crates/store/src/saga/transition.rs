@@ -1,0 +1,293 @@
+//! Transitions of sagas in hand, committed in batches: one transaction and one revision for all that arrive together.
+
+use std::{collections::HashSet, sync::Arc};
+
+use serde::Serialize;
+use sqlx::FromRow;
+use steadfast_types::Mark;
+use uuid::Uuid;
+
+use super::{SAGA_TOPIC, claim::release_keys};
+use crate::{
+    Change, Error, Lease, Op, Store,
+    engine::{Db, Tx, statements},
+    log,
+    pipeline::Kind,
+};
+
+statements! {
+    /// The whole batch in one call, which is one transaction.
+    COMMIT = "saga_commit" => [
+        postgres { "SELECT ord, landed, fenced FROM saga_commit($1::json, $2::json, $3, $4, $5)" }
+    ];
+    /// Moves those on that are as their writer read them.
+    UPDATE = "saga_commit_update" => [
+        sqlite {
+            "UPDATE saga SET state = e.value ->> 'state', machine = e.value ->> 'machine', \
+                 version = saga.version + 1, last_write = e.value ->> 'write_id', \
+                 owner = e.value ->> 'owner', wake_us = e.value ->> 'wake_us', \
+                 crashes = CASE WHEN e.value ->> 'progress' THEN 0 ELSE saga.crashes END, \
+                 started_us = coalesce(saga.started_us, " now "), \
+                 ended_us = CASE WHEN e.value ->> 'ended' THEN " now " END \
+             FROM json_each($1) e WHERE saga.id = e.value ->> 'id' \
+             AND saga.version = e.value ->> 'expected' AND saga.owner = e.value ->> 'held_by' \
+             RETURNING last_write AS write_id"
+        }
+    ];
+    /// What is remembered of them.
+    REMEMBER = "saga_commit_remember" => [
+        sqlite {
+            "INSERT INTO saga_event (saga_id, version, time_us, actor, reason, records) \
+             SELECT e.value ->> 'id', (e.value ->> 'expected') + 1, " now ", '', '', e.value ->> 'records' \
+             FROM json_each($1) e"
+        }
+    ];
+    /// Which are as they were written, now or by a call whose answer was lost.
+    LANDED = "saga_commit_landed" => [
+        sqlite {
+            "SELECT e.value ->> 'ord' AS ord, s.last_write = e.value ->> 'write_id' AS landed, false AS fenced \
+             FROM json_each($1) e JOIN saga s ON s.id = e.value ->> 'id'"
+        }
+    ];
+}
+
+/// One transition, decided.
+#[derive(Debug, Clone)]
+pub struct SagaTransition {
+    /// Whose.
+    pub id: String,
+    /// The version that it was decided on.
+    pub expected: i64,
+    /// The replica that has it in hand.
+    pub held_by: String,
+    /// Who has it afterwards; empty for nobody.
+    pub owner: String,
+    /// When nobody has it: when it may be taken.
+    pub wake_us: Option<i64>,
+    /// In lower case.
+    pub state: String,
+    /// JSON.
+    pub machine: String,
+    /// JSON.
+    pub records: String,
+    /// It has ended.
+    pub ended: bool,
+    /// Its concurrency key goes to the next.
+    pub release: bool,
+    /// A step ended: replicas lost before do not count any more.
+    pub progress: bool,
+    /// The proof that the replica is alive.
+    pub lease: Lease,
+}
+
+/// What became of a transition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransitionOutcome {
+    /// It is committed.
+    Committed,
+    /// The saga is no longer as it was read: somebody steered it, or took it over. Read it again.
+    Changed,
+    /// This replica's lease is lost: it must stop.
+    Fenced,
+}
+
+/// Commits batches of transitions.
+pub(crate) struct SagaTransitions {
+    pub(crate) db: Db,
+}
+
+/// On its way through the pipeline.
+pub(crate) struct Pending {
+    write_id: String,
+    transition: SagaTransition,
+}
+
+#[derive(Serialize)]
+struct Entry<'a> {
+    ord: usize,
+    id: &'a str,
+    expected: i64,
+    held_by: &'a str,
+    owner: &'a str,
+    wake_us: Option<i64>,
+    state: &'a str,
+    machine: &'a str,
+    write_id: &'a str,
+    records: &'a str,
+    etag: String,
+    ended: bool,
+    release: bool,
+    progress: bool,
+}
+
+#[derive(Serialize)]
+struct LogEntry {
+    mark: i64,
+    write_id: String,
+}
+
+#[derive(FromRow)]
+struct LandedRow {
+    ord: i64,
+    landed: bool,
+    fenced: bool,
+}
+
+#[derive(FromRow)]
+struct WriteId {
+    write_id: String,
+}
+
+impl Store {
+    /// Commits one transition, together with whatever else is being committed.
+    ///
+    /// # Errors
+    /// If the database is away for longer than the write deadline.
+    pub async fn commit_saga(
+        &self,
+        transition: SagaTransition,
+    ) -> Result<TransitionOutcome, Error> {
+        let pending = Pending {
+            write_id: Uuid::now_v7().to_string(),
+            transition,
+        };
+        self.saga_transitions().submit(pending).await
+    }
+}
+
+impl Kind for SagaTransitions {
+    type Input = Pending;
+    type Output = TransitionOutcome;
+
+    const NAME: &'static str = "saga";
+
+    fn conflict_key(input: &Pending) -> Option<String> {
+        Some(input.transition.id.clone())
+    }
+
+    fn size(input: &Pending) -> usize {
+        input.transition.machine.len() + input.transition.records.len() + 256
+    }
+
+    async fn commit(
+        &self,
+        inputs: &[Arc<Pending>],
+    ) -> Result<Vec<Result<TransitionOutcome, Error>>, Error> {
+        let Some(first) = inputs.first() else {
+            return Ok(Vec::new());
+        };
+        let lease = &first.transition.lease;
+        let entries: Vec<Entry<'_>> = inputs.iter().enumerate().map(Entry::new).collect();
+        let rows: Vec<LandedRow> = match &self.db {
+            Db::Postgres { .. } => {
+                let log_entry = LogEntry {
+                    mark: Mark::random().to_sql(),
+                    write_id: Uuid::now_v7().to_string(),
+                };
+                self.db
+                    .write(&COMMIT)
+                    .bind(json(&entries)?)
+                    .bind(json(&log_entry)?)
+                    .bind(&lease.name)
+                    .bind(lease.fence.0)
+                    .bind(lease.owner.to_string())
+                    .all()
+                    .await?
+            }
+            Db::Sqlite { .. } => {
+                let mut tx = self.db.begin().await?;
+                let rows = commit_sqlite(&mut tx, lease, &entries).await?;
+                tx.commit().await?;
+                rows
+            }
+        };
+        let mut outcomes = vec![TransitionOutcome::Changed; inputs.len()];
+        for row in rows {
+            let ord = usize::try_from(row.ord).map_err(|_| Error::Corrupt("saga order"))?;
+            let outcome = outcomes.get_mut(ord).ok_or(Error::Corrupt("saga order"))?;
+            *outcome = if row.fenced {
+                TransitionOutcome::Fenced
+            } else if row.landed {
+                TransitionOutcome::Committed
+            } else {
+                TransitionOutcome::Changed
+            };
+        }
+        Ok(outcomes.into_iter().map(Ok).collect())
+    }
+}
+
+/// The same steps as the function `saga_commit` takes on PostgreSQL.
+async fn commit_sqlite(
+    tx: &mut Tx,
+    lease: &Lease,
+    entries: &[Entry<'_>],
+) -> Result<Vec<LandedRow>, Error> {
+    match lease.guard(tx).await {
+        Ok(()) => {}
+        Err(Error::Fenced { .. }) => {
+            let fenced = |entry: &Entry<'_>| LandedRow {
+                ord: entry.ord as i64,
+                landed: false,
+                fenced: true,
+            };
+            return Ok(entries.iter().map(fenced).collect());
+        }
+        Err(error) => return Err(error),
+    }
+    let all = json(&entries)?;
+    let written: Vec<WriteId> = tx.statement(&UPDATE).bind(&all).all().await?;
+    if !written.is_empty() {
+        let written: HashSet<_> = written.into_iter().map(|row| row.write_id).collect();
+        let moved: Vec<&Entry<'_>> = entries
+            .iter()
+            .filter(|entry| written.contains(entry.write_id))
+            .collect();
+        tx.statement(&REMEMBER)
+            .bind(json(&moved)?)
+            .execute()
+            .await?;
+        let released: Vec<&str> = moved
+            .iter()
+            .filter(|entry| entry.release)
+            .map(|entry| entry.id)
+            .collect();
+        release_keys(tx, &released).await?;
+        let changes: Vec<Change> = moved
+            .iter()
+            .map(|entry| Change::new(SAGA_TOPIC, entry.id, Op::Upsert, entry.etag.as_str()))
+            .collect();
+        log::append(tx, &changes).await?;
+    }
+    tx.statement(&LANDED).bind(&all).all().await
+}
+
+impl<'a> Entry<'a> {
+    fn new((ord, pending): (usize, &'a Arc<Pending>)) -> Self {
+        let transition = &pending.transition;
+        Self {
+            ord,
+            id: &transition.id,
+            expected: transition.expected,
+            held_by: &transition.held_by,
+            owner: &transition.owner,
+            wake_us: transition.wake_us,
+            state: &transition.state,
+            machine: &transition.machine,
+            write_id: &pending.write_id,
+            records: &transition.records,
+            etag: etag(&transition.state, transition.expected + 1),
+            ended: transition.ended,
+            release: transition.release,
+            progress: transition.progress,
+        }
+    }
+}
+
+pub(super) fn etag(state: &str, version: i64) -> String {
+    format!("{state}/{version}")
+}
+
+pub(super) fn json<T: Serialize>(value: &T) -> Result<String, Error> {
+    serde_json::to_string(value).map_err(|_| Error::Corrupt("saga"))
+}
