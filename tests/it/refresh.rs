@@ -1,0 +1,6 @@
+//! `refresh`: what it prints, what it fetches, and what it leaves alone.
+
+mod asking;
+mod failing;
+mod progress;
+mod unchanged;
