@@ -80,7 +80,8 @@ async fn migrate_postgres(pool: &PgPool) -> Result<(), MigrateError> {
     connection
         .execute("SET lock_timeout = 0; SET statement_timeout = 0")
         .await?;
-    let outcome = POSTGRES.run(&mut *connection).await;
+    // Not `run`, whose future cannot be shown to be `Send` for every lifetime of a borrowed connection.
+    let outcome = POSTGRES.run_direct(None, &mut *connection, false).await;
     // Closed, with its lock if the migration failed: its settings are no use to others.
     connection.close().await?;
     outcome
