@@ -157,6 +157,7 @@ impl Run<'_> {
     async fn commit(&self, findings: Findings) -> Result<(), Error> {
         let store = &self.executor.store;
         let mut waits = Backoff::RECONNECT.waits();
+        let mut again = false;
         loop {
             let write = findings.write.as_ref();
             let saved = store
@@ -166,11 +167,12 @@ impl Run<'_> {
                     write,
                     &findings.items,
                     findings.deltas,
+                    again,
                 )
                 .await;
             match saved {
                 Ok(landed) => {
-                    if landed.is_some() {
+                    if landed.is_some() || again {
                         self.executor.wakeups.kick();
                     }
                     return Ok(());
@@ -180,26 +182,11 @@ impl Run<'_> {
                         error = &error as &dyn std::error::Error,
                         "what a refresh brought cannot be stored yet"
                     );
+                    again = true;
                     tokio::time::sleep(waits.next().unwrap_or(Backoff::RECONNECT.maximum)).await;
-                    if self.was_committed(&findings).await {
-                        self.executor.wakeups.kick();
-                        return Ok(());
-                    }
                 }
                 Err(error) => return Err(error.into()),
             }
-        }
-    }
-
-    /// Whether an attempt whose answer was lost had been committed after all: its items are there then.
-    async fn was_committed(&self, findings: &Findings) -> bool {
-        let Some(first) = findings.items.first() else {
-            return false;
-        };
-        match self.executor.store.refreshed_packages(&self.row.id).await {
-            Ok(recorded) => recorded.contains(&first.package),
-            // The next attempt tells.
-            Err(_) => false,
         }
     }
 

@@ -44,6 +44,11 @@ statements! {
         "INSERT INTO refresh_item (run_id, seq, kind, package, version, outcome, reason, message, revision) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
     ];
+    /// Whether an item is there.
+    RECORDED = "refresh_recorded" => [
+        "SELECT count(*) AS count FROM refresh_item \
+         WHERE run_id = $1 AND kind = $2 AND package = $3 AND version = $4"
+    ];
     /// The packages that have items.
     DONE = "refresh_done" => [
         "SELECT DISTINCT package AS name FROM refresh_item WHERE run_id = $1"
@@ -170,7 +175,8 @@ impl Store {
     }
 
     /// Commits what a refresh brought of one package, with its items, as one revision; or items alone, without a revision.
-    /// Returns where it landed.
+    /// Returns where it landed. `again` says that the same was sent before and its answer lost: if that was committed after
+    /// all, nothing is written now.
     ///
     /// # Errors
     /// [`Error::Fenced`], or if the database does not answer.
@@ -181,10 +187,16 @@ impl Store {
         write: Option<&PackageWrite>,
         items: &[RefreshItemRow],
         deltas: RefreshDeltas,
+        again: bool,
     ) -> Result<Option<Landed>, Error> {
         let mut tx = self.db().begin().await?;
         lease.guard(&mut tx).await?;
         let last = count_items(&mut tx, lease, run_id, items.len(), deltas).await?;
+        // Only now that the run's row is locked: the earlier attempt may have been committing until then.
+        if again && is_recorded(&mut tx, run_id, items).await? {
+            tx.rollback().await?;
+            return Ok(None);
+        }
         let mut landed = None;
         if let Some(write) = write {
             let changes = apply(&mut tx, write).await?;
@@ -212,15 +224,6 @@ impl Store {
         }
         tx.commit().await?;
         Ok(landed)
-    }
-
-    /// The packages of a run that have items.
-    ///
-    /// # Errors
-    /// If the database does not answer.
-    pub async fn refreshed_packages(&self, run_id: &str) -> Result<BTreeSet<String>, Error> {
-        let rows: Vec<NameRow> = self.db().read(&DONE).bind(run_id).all().await?;
-        Ok(rows.into_iter().map(|row| row.name).collect())
     }
 
     /// The packages of a run that failed for another reason than `absence`, with which the upstream says that there is none.
@@ -303,6 +306,18 @@ async fn count_items(
         lease: lease.name.clone(),
     })?;
     Ok(counted.count)
+}
+
+/// Whether these items were committed before; items of one write are committed together, so the first tells.
+async fn is_recorded(tx: &mut Tx, run_id: &str, items: &[RefreshItemRow]) -> Result<bool, Error> {
+    let Some(first) = items.first() else {
+        return Ok(false);
+    };
+    let recorded = tx.statement(&RECORDED);
+    let recorded = recorded.bind(run_id).bind(&first.kind);
+    let recorded = recorded.bind(&first.package).bind(&first.version);
+    let row: CountRow = recorded.one().await?;
+    Ok(row.count > 0)
 }
 
 /// Writes a package's rows and returns what to announce.

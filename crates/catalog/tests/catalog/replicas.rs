@@ -263,7 +263,7 @@ async fn each_write_of_a_stale_owner_is_refused() {
             store.take_refresh(&stale, old).await.map(drop),
             store.begin_reading(&stale, id, "z", 1).await,
             store
-                .save_refreshed(&stale, id, Some(&write), &[], deltas)
+                .save_refreshed(&stale, id, Some(&write), &[], deltas, false)
                 .await
                 .map(drop),
             store
@@ -280,7 +280,7 @@ async fn each_write_of_a_stale_owner_is_refused() {
         // The new owner's go through, until the run has ended.
         let save = async || {
             store
-                .save_refreshed(&lease, id, Some(&write), &[], deltas)
+                .save_refreshed(&lease, id, Some(&write), &[], deltas, false)
                 .await
         };
         assert!(save().await.expect("saves").is_some());
