@@ -158,7 +158,8 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), Error> {
         commit: options.commit,
         traced: telemetry.is_traced(),
     };
-    let (serving, grpc_server) = grpc::serve(&config, parts, grpc_listener, drain.clone()).await?;
+    let (mut serving, grpc_server) =
+        grpc::serve(&config, parts, grpc_listener, drain.clone()).await?;
     let http_router = http::router(health.clone(), telemetry.metrics.clone());
     let http_server = axum::serve(http_listener, http_router)
         .with_graceful_shutdown(drain.clone().cancelled_owned());
@@ -197,7 +198,7 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), Error> {
         ended = &mut http_server => flatten(ended).map_err(Error::Http),
     };
     health.drain();
-    serving.set(false).await;
+    serving.end().await;
     hub.drain();
     drain.cancel();
     let finish = async {

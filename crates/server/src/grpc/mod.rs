@@ -89,6 +89,17 @@ impl Serving {
             self.reporter.set_service_status(service, status).await;
         }
     }
+
+    /// Sets all services to not serving and ends the streams that watch them, which otherwise keep a stopping server until the
+    /// end of its grace period.
+    pub(crate) async fn end(&mut self) {
+        self.set(false).await;
+        for service in &self.services {
+            self.reporter.clear_service_status(service).await;
+        }
+        // Known again, for those who ask on a connection that is still open.
+        self.set(false).await;
+    }
 }
 
 /// Puts the server together. The future serves until `stop` and every call has ended.
@@ -216,5 +227,43 @@ impl Contract {
             }
         }
         Ok(contract)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt as _;
+    use tonic_health::{
+        pb::{
+            HealthCheckRequest, health_check_response::ServingStatus as Told,
+            health_server::Health as _,
+        },
+        server::{HealthReporter, HealthService},
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn draining_tells_those_who_watch_the_health_and_ends_their_streams() {
+        let reporter = HealthReporter::new();
+        let service = HealthService::from_health_reporter(reporter.clone());
+        let mut serving = Serving {
+            reporter,
+            services: vec!["a".to_owned(), String::new()],
+        };
+        serving.set(true).await;
+        let ask = |name: &str| {
+            tonic::Request::new(HealthCheckRequest {
+                service: name.to_owned(),
+            })
+        };
+        for name in ["a", ""] {
+            let stream = service.watch(ask(name)).await.unwrap().into_inner();
+            serving.end().await;
+            let told: Vec<Told> = stream.map(|told| told.unwrap().status()).collect().await;
+            assert_eq!(told, [Told::NotServing], "{name}");
+            let told = service.check(ask(name)).await.unwrap().into_inner();
+            assert_eq!(told.status(), Told::NotServing);
+        }
     }
 }
