@@ -10,7 +10,7 @@ use std::{
 
 use steadfast_store::{Head, Located, Store, Wakeups};
 use steadfast_types::{Cursor, Revision, StoreId};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -19,6 +19,9 @@ use crate::{
     subscription::ResetReason,
     tailer,
 };
+
+/// Pages that streams off the ring read at the same time: fewer than the fewest connections, which are SQLite's four.
+const REPLAYS: usize = 3;
 
 /// Limits of the hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,13 +66,17 @@ pub(crate) struct Inner {
     pub(crate) ring: RwLock<Ring>,
     pub(crate) position: watch::Sender<Position>,
     pub(crate) draining: CancellationToken,
+    /// Turns at reading the log for streams that are off the ring: they must not take the database's connections from publishes,
+    /// from lookups, and from the tailer.
+    pub(crate) replays: Semaphore,
     streams: AtomicUsize,
 }
 
-/// Counts an open stream until it is dropped.
+/// Counts a caller's open stream until it is dropped.
 #[derive(Debug)]
 pub(crate) struct StreamPermit {
     inner: Arc<Inner>,
+    counted: bool,
 }
 
 // === impl Hub ===
@@ -104,6 +111,7 @@ impl Hub {
                     degraded: false,
                 }),
                 draining: CancellationToken::new(),
+                replays: Semaphore::new(REPLAYS),
                 streams: AtomicUsize::new(0),
             }),
         };
@@ -124,7 +132,7 @@ impl Hub {
         self.inner.position.borrow().applied.store_id
     }
 
-    /// Open streams.
+    /// Callers' open streams.
     #[must_use]
     pub fn streams(&self) -> usize {
         self.inner.streams.load(Ordering::Relaxed)
@@ -141,7 +149,7 @@ impl Hub {
     /// If the cursor is of another history or too old and the subscriber wants an error, if it has to be looked up and the
     /// database does not answer, if there are too many streams, or while draining.
     pub async fn subscribe(&self, options: SubscribeOptions) -> Result<Subscription, Error> {
-        let permit = self.inner.admit()?;
+        let permit = self.inner.admit(options.pace)?;
         // Marked as seen before the cursor is judged, so that a reset in between is still noticed by the stream.
         let position = self.inner.position.subscribe();
         let now = *position.borrow();
@@ -216,9 +224,17 @@ impl Inner {
         });
     }
 
-    fn admit(self: &Arc<Self>) -> Result<StreamPermit, Error> {
+    /// Lets a stream in. Followers in this process are few, and must not take places from callers.
+    fn admit(self: &Arc<Self>, pace: Pace) -> Result<StreamPermit, Error> {
         if self.draining.is_cancelled() {
             return Err(Error::Draining);
+        }
+        let counted = matches!(pace, Pace::Every(_));
+        if !counted {
+            return Ok(StreamPermit {
+                inner: Arc::clone(self),
+                counted,
+            });
         }
         let limit = self.options.max_streams;
         self.streams
@@ -229,13 +245,16 @@ impl Inner {
         metrics::gauge!(metric::SUBSCRIBERS).increment(1);
         Ok(StreamPermit {
             inner: Arc::clone(self),
+            counted,
         })
     }
 }
 
 impl Drop for StreamPermit {
     fn drop(&mut self) {
-        self.inner.streams.fetch_sub(1, Ordering::Relaxed);
-        metrics::gauge!(metric::SUBSCRIBERS).decrement(1);
+        if self.counted {
+            self.inner.streams.fetch_sub(1, Ordering::Relaxed);
+            metrics::gauge!(metric::SUBSCRIBERS).decrement(1);
+        }
     }
 }

@@ -7,7 +7,10 @@ use prost::Message as _;
 use steadfast_api::watch::v1 as api;
 use steadfast_store::{Read, Store};
 use steadfast_types::{Backoff, Cursor};
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
 
 use crate::{
     End, Filters, Position, Revision,
@@ -252,8 +255,15 @@ impl Subscription {
         let mut waits = Backoff::RECONNECT.waits();
         loop {
             let store: &Store = &self.inner.store;
-            let read = store.read_log(self.cursor, limit);
-            let Some(read) = draining.run_until_cancelled(read).await else {
+            let read = async {
+                let turn = self.inner.replays.acquire();
+                let _turn = match self.options.pace {
+                    Pace::Every(_) => timeout_at(self.next_progress, turn).await.ok()?,
+                    Pace::AtOnce => turn.await,
+                };
+                Some(store.read_log(self.cursor, limit).await)
+            };
+            let Some(Some(read)) = draining.run_until_cancelled(read).await else {
                 return;
             };
             match read {

@@ -436,6 +436,45 @@ async fn draining_does_not_wait_for_the_database() {
     assert_eq!(parked.next().await.err(), Some(End::Draining));
 }
 
+/// However many streams wait for the log, others get a connection.
+#[tokio::test]
+async fn streams_off_the_ring_leave_connections_to_others() {
+    let options = Options {
+        ring_revisions: 1,
+        ..OPTIONS
+    };
+    let fixture = Fixture::open(options, Some(TestDatabase::create_empty().await)).await;
+    let zero = fixture.store.head().await.unwrap().cursor;
+    for n in 0..3 {
+        fixture.publish("app/t", &[&n.to_string()], "").await;
+    }
+    let mut position = fixture.hub.position();
+    position
+        .wait_for(|position| position.applied.revision.0 == 3)
+        .await
+        .unwrap();
+    let mut parked = Vec::new();
+    for _ in 0..40 {
+        let mut stream = fixture.watch(Start::After(zero)).await;
+        opened(&mut stream).await;
+        parked.push(stream);
+    }
+    let mut session = fixture.database.as_ref().unwrap().session().await;
+    session
+        .run("BEGIN; LOCK TABLE change_log IN ACCESS EXCLUSIVE MODE;")
+        .await
+        .unwrap();
+    let reading = join_all(parked.iter_mut().map(Subscription::next));
+    let other = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        tokio::time::timeout(Duration::from_secs(2), fixture.store.ping()).await
+    };
+    tokio::select! {
+        read = reading => panic!("the log is locked: {read:?}"),
+        answered = other => assert!(matches!(answered, Ok(Ok(()))), "{answered:?}"),
+    }
+}
+
 #[tokio::test]
 async fn a_stream_that_catches_up_in_silence_tells_its_cursor() {
     let options = Options {
