@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Error, OnLost, Start, SubscribeOptions, Subscription, metric,
+    Error, OnLost, Pace, Start, SubscribeOptions, Subscription, metric,
     ring::{Found, Limits, Ring},
     subscription::ResetReason,
     tailer,
