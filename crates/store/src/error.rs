@@ -256,6 +256,29 @@ impl Error {
         }
     }
 
+    /// A write that was given up without an answer.
+    pub(crate) fn silent() -> Self {
+        Self::Unavailable {
+            outcome: Outcome::Unknown,
+            statement: "",
+            source: sqlx::Error::Io(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
+    /// The same for a write that was not sent, if this says that the database is away.
+    pub(crate) fn before_sending(&self) -> Option<Self> {
+        match self.kind_only() {
+            Self::Unavailable {
+                statement, source, ..
+            } => Some(Self::Unavailable {
+                outcome: Outcome::NotWritten,
+                statement,
+                source,
+            }),
+            _ => None,
+        }
+    }
+
     /// Names the statement.
     pub(crate) fn during(mut self, name: &'static str) -> Self {
         if let Self::Unavailable { statement, .. }

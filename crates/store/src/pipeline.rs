@@ -4,7 +4,8 @@
 //! lone writer waits for nobody, and under load the cost of a commit is shared. Errors are sorted (see [`Error`]): refused
 //! data is bisected until the culprit is alone, contention is tried again, and after a lost answer the same write ids are sent
 //! again, which finds out what happened instead of guessing. A write whose caller has gone before its batch begins is dropped,
-//! so that a database which was away for a while is not met by a backlog that nobody waits for.
+//! so that a database which was away for a while is not met by a backlog that nobody waits for. When a batch fails because the
+//! database is away, those that gathered meanwhile fail with it: each would only wait as long again.
 
 use std::{collections::HashSet, future::Future, sync::Arc, time::Duration};
 
@@ -122,7 +123,14 @@ async fn run<K: Kind>(kind: K, mut jobs: mpsc::Receiver<Job<K>>, deadline: Durat
         }
         metrics::histogram!(crate::metric::BATCH_SIZE, "kind" => K::NAME)
             .record(batch.len() as f64);
-        settle(&kind, batch, Instant::now() + deadline).await;
+        if let Some(away) = settle(&kind, batch, Instant::now() + deadline).await {
+            while let Ok(job) = jobs.try_recv() {
+                waiting.push(job);
+            }
+            if !waiting.is_empty() {
+                refuse(std::mem::take(&mut waiting), away);
+            }
+        }
     }
 }
 
@@ -147,8 +155,10 @@ fn select<K: Kind>(waiting: Vec<Job<K>>) -> (Vec<Job<K>>, Vec<Job<K>>) {
     (batch, rest)
 }
 
-/// Brings every write of the batch to an outcome.
-async fn settle<K: Kind>(kind: &K, batch: Vec<Job<K>>, deadline: Instant) {
+/// Brings every write of the batch to an outcome. If the database turned out to be away, returns what to tell those that were
+/// not sent yet.
+async fn settle<K: Kind>(kind: &K, batch: Vec<Job<K>>, deadline: Instant) -> Option<Error> {
+    let mut away = None;
     // Once an answer was lost, a later refusal no longer means that nothing was written.
     let mut unknown = false;
     let mut stack = vec![batch];
@@ -174,9 +184,13 @@ async fn settle<K: Kind>(kind: &K, batch: Vec<Job<K>>, deadline: Instant) {
                 stack.push(right);
                 stack.push(left);
             }
-            Err(error) => refuse(batch, error),
+            Err(error) => {
+                away = error.before_sending().or(away);
+                refuse(batch, error);
+            }
         }
     }
+    away
 }
 
 /// Commits, trying again while that can help.
@@ -192,9 +206,10 @@ async fn commit<K: Kind>(
     }
     .waits();
     loop {
-        let error = match kind.commit(inputs).await {
-            Ok(outcomes) => return Ok(outcomes),
-            Err(error) => error,
+        let error = match tokio::time::timeout_at(deadline, kind.commit(inputs)).await {
+            Ok(Ok(outcomes)) => return Ok(outcomes),
+            Ok(Err(error)) => error,
+            Err(_) => Error::silent(),
         };
         let again = match &error {
             Error::Contended { .. } => true,
@@ -355,6 +370,53 @@ mod tests {
         assert!(last.await.is_ok());
         let asked = kind.asked.lock().unwrap_or_else(PoisonError::into_inner);
         assert_eq!(*asked, [[1], [3]]);
+    }
+
+    #[tokio::test]
+    async fn what_gathers_while_the_database_is_away_fails_with_the_batch() {
+        let kind = scripted([Error::Unavailable {
+            outcome: Outcome::NotWritten,
+            statement: "",
+            source: source(),
+        }]);
+        let pipeline = Pipeline::start(Arc::clone(&kind), Duration::from_secs(5));
+        let mut first = Box::pin(pipeline.submit(1));
+        assert!(futures::poll!(&mut first).is_pending());
+        kind.begun.notified().await;
+        let mut second = Box::pin(pipeline.submit(2));
+        assert!(futures::poll!(&mut second).is_pending());
+        kind.go.notify_one();
+        for outcome in [first.await, second.await] {
+            assert!(
+                matches!(
+                    outcome,
+                    Err(Error::Unavailable {
+                        outcome: Outcome::NotWritten,
+                        ..
+                    })
+                ),
+                "{outcome:?}"
+            );
+        }
+        let asked = kind.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        assert_eq!(*asked, [[1]]);
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_is_never_answered_is_given_up_at_the_deadline() {
+        let kind = scripted([]);
+        let pipeline = Pipeline::start(Arc::clone(&kind), Duration::from_millis(50));
+        let outcome = pipeline.submit(1).await;
+        assert!(
+            matches!(
+                outcome,
+                Err(Error::Unavailable {
+                    outcome: Outcome::Unknown,
+                    ..
+                })
+            ),
+            "{outcome:?}"
+        );
     }
 
     #[tokio::test]
