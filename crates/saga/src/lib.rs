@@ -5,12 +5,14 @@
 //! carries it out is elsewhere.
 
 pub mod action;
+pub mod check;
 pub mod definition;
 pub mod machine;
 pub mod secret;
 pub mod template;
 
 pub use action::{Act, Actions, Attempt, KnownActions};
+pub use check::{Format, Problem, check, parse, parse_steps};
 pub use definition::{
     Action, Definition, Http, OnFailure, OnUnknown, Retry, Step, Timeouts, Undo, Wait,
 };
