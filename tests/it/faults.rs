@@ -1,0 +1,11 @@
+//! What must hold when something breaks: a replica that is killed or frozen, a database that is away, restored or reached over
+//! a bad network.
+
+mod fleet;
+mod frozen;
+mod lost_answers;
+mod outage;
+mod polling;
+mod replicas;
+mod restore;
+mod sqlite_crash;

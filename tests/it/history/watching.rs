@@ -1,0 +1,139 @@
+//! Watchers that connect, die and resume at random, until the end is reached.
+
+use std::{
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use steadfast_testkit::history::{StartAt, WatcherLog};
+use steadfast_types::Revision;
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep, timeout_at},
+};
+
+use super::recording::Recorder;
+
+/// What watchers ask for; one of these each.
+const FILTERS: &[&[(&str, &str)]] = &[
+    &[],
+    &[("app/a", "")],
+    &[("app/*", "")],
+    &[("app/d", "l-")],
+    &[("app/a", "k-"), ("app/b/c", "m-")],
+    &[("app/b/*", ""), ("app/d", "")],
+    // Matches nothing: only progress moves the cursor.
+    &[("app/none", "")],
+];
+
+/// The servers at the moment; shared by those who connect.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Endpoints(Arc<RwLock<Vec<String>>>);
+
+/// Watchers at work.
+#[derive(Debug)]
+pub(crate) struct Watchers {
+    stop: Arc<AtomicBool>,
+    tasks: Vec<JoinHandle<Recorder>>,
+}
+
+// === impl Endpoints ===
+
+impl Endpoints {
+    pub(crate) fn new(endpoints: impl IntoIterator<Item = String>) -> Self {
+        let shared = Self::default();
+        shared.set(endpoints);
+        shared
+    }
+
+    pub(crate) fn set(&self, endpoints: impl IntoIterator<Item = String>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = endpoints.into_iter().collect();
+    }
+
+    pub(crate) fn any(&self, random: &mut StdRng) -> String {
+        let endpoints = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        endpoints[random.random_range(0..endpoints.len())].clone()
+    }
+}
+
+// === impl Watchers ===
+
+impl Watchers {
+    /// Starts so many. Every fourth is slow; every third begins with the oldest revision, the others now.
+    pub(crate) fn start(count: usize, seed: u64, endpoints: &Endpoints) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let watch_one = |number: usize| {
+            let start = if number.is_multiple_of(3) {
+                StartAt::Earliest
+            } else {
+                StartAt::Now
+            };
+            let slow = number % 4 == 1;
+            let filters = FILTERS[number % FILTERS.len()];
+            let name = format!("watcher {number}{}", if slow { ", slow," } else { "" });
+            tokio::spawn(watch(
+                Recorder::new(name, start).filtered(filters),
+                StdRng::seed_from_u64(seed.wrapping_add(1_000 + number as u64)),
+                slow,
+                endpoints.clone(),
+                Arc::clone(&stop),
+            ))
+        };
+        Self {
+            tasks: (0..count).map(watch_one).collect(),
+            stop,
+        }
+    }
+
+    /// Lets each connect once more and read up to the last revision.
+    pub(crate) async fn finish(self, endpoints: &Endpoints, last: Revision) -> Vec<WatcherLog> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut random = StdRng::seed_from_u64(0);
+        let finishing: Vec<_> = self
+            .tasks
+            .into_iter()
+            .map(|task| {
+                let endpoint = endpoints.any(&mut random);
+                async move {
+                    let mut recorder = task.await.expect("a watcher does not panic");
+                    let caught_up = recorder.catch_up(&endpoint, last).await;
+                    caught_up.expect("nothing ends a stream any more");
+                    recorder.into_log(true)
+                }
+            })
+            .collect();
+        futures::future::join_all(finishing).await
+    }
+}
+
+async fn watch(
+    mut recorder: Recorder,
+    mut random: StdRng,
+    slow: bool,
+    endpoints: Endpoints,
+    stop: Arc<AtomicBool>,
+) -> Recorder {
+    while !stop.load(Ordering::Relaxed) {
+        let endpoint = endpoints.any(&mut random);
+        let Ok(mut stream) = recorder.open(&endpoint).await else {
+            // That server was killed; another one is there, or will be.
+            sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        let death = Instant::now() + Duration::from_millis(random.random_range(5..1_500));
+        while let Ok(Ok(())) = timeout_at(death, stream.next()).await {
+            if slow {
+                sleep(Duration::from_millis(random.random_range(2..25))).await;
+            }
+        }
+        if random.random_bool(0.15) {
+            // Away for so long that the ring has moved on.
+            sleep(Duration::from_millis(random.random_range(500..2_500))).await;
+        }
+    }
+    recorder
+}
