@@ -44,6 +44,14 @@ pub(crate) enum Engine {
 
 impl Engine {
     pub(crate) const BOTH: [Self; 2] = [Self::Sqlite, Self::Postgres];
+
+    /// A database of the test's own; SQLite's is in the server's own directory.
+    pub(crate) async fn database(self) -> Option<TestDatabase> {
+        match self {
+            Self::Sqlite => None,
+            Self::Postgres => Some(TestDatabase::create().await),
+        }
+    }
 }
 
 /// A registry, a server that keeps packages of it, and the database below, which goes last.
@@ -73,10 +81,7 @@ impl Scene {
         configuration: &dyn Fn(&NpmServer) -> String,
         adjust: impl FnOnce(ServerBuilder) -> ServerBuilder,
     ) -> Self {
-        let database = match engine {
-            Engine::Sqlite => None,
-            Engine::Postgres => Some(TestDatabase::create().await),
-        };
+        let database = engine.database().await;
         let mut builder = Server::builder().configuration(configuration(&npm));
         if let Some(database) = &database {
             builder = builder.database_url(database.url());
@@ -113,6 +118,33 @@ impl Scene {
     /// The newest revision.
     pub(crate) async fn head(&self) -> common::Cursor {
         head(&self.connect().await).await
+    }
+}
+
+/// A server without a source of packages, and the database below, which goes last.
+#[derive(Debug)]
+pub(crate) struct NoRegistry {
+    pub(crate) server: Server,
+    _database: Option<TestDatabase>,
+}
+
+// === impl NoRegistry ===
+
+impl NoRegistry {
+    pub(crate) async fn start(engine: Engine) -> Self {
+        let database = engine.database().await;
+        let mut builder = Server::builder();
+        if let Some(database) = &database {
+            builder = builder.database_url(database.url());
+        }
+        Self {
+            server: builder.start().await,
+            _database: database,
+        }
+    }
+
+    pub(crate) async fn connect(&self) -> Connection {
+        connection(&self.server).await
     }
 }
 
