@@ -7,7 +7,9 @@
 pub mod action;
 pub mod check;
 pub mod definition;
+pub mod engine;
 pub mod machine;
+pub mod metric;
 pub mod secret;
 pub mod template;
 
@@ -15,6 +17,10 @@ pub use action::{Act, Actions, Attempt, KnownActions};
 pub use check::{Format, Problem, check, parse, parse_steps};
 pub use definition::{
     Action, Definition, Http, OnFailure, OnUnknown, Retry, Step, Timeouts, Undo, Wait,
+};
+pub use engine::{
+    DefinitionRef, Engine, Error, Options, SagaEventView, SagaFilter, SagaView, StartSaga,
+    StoredDefinition,
 };
 pub use machine::{
     Direction, Effect, Event, Leg, Outcome, Probed, Record, Refusal, Saga, State, Transition, Verb,

@@ -19,6 +19,7 @@ mod verb;
 
 use steadfast_types::Timestamp;
 
+pub use state::Seen;
 pub use state::{
     Direction, Effect, Event, Leg, Outcome, Probed, Record, Refusal, Saga, State, StepState,
     Transition, Verb,
@@ -97,6 +98,8 @@ impl Applying<'_> {
             (S::Running | S::Compensating, Event::Lost) => self.lost(),
             // Nothing was under way.
             (S::Pending | S::Paused | S::Stuck, Event::Lost) => Ok(()),
+            (S::Running | S::Compensating, Event::Poisoned) => self.poisoned(),
+            (S::Pending | S::Paused | S::Stuck, Event::Poisoned) => Ok(()),
             (state, Event::Deadline) => self.deadline(state),
             (state, Event::Verb(verb)) => self.verb(state, verb),
             (
@@ -106,7 +109,12 @@ impl Applying<'_> {
             | (S::Running | S::Paused | S::Compensating | S::Stuck, Event::Begin)
             | (
                 S::Completed | S::Compensated | S::Abandoned,
-                Event::Begin | Event::Ended { .. } | Event::Probed(_) | Event::Due | Event::Lost,
+                Event::Begin
+                | Event::Ended { .. }
+                | Event::Probed(_)
+                | Event::Due
+                | Event::Lost
+                | Event::Poisoned,
             ) => Err(Refusal::TooLate),
         }
     }
@@ -294,6 +302,23 @@ impl Applying<'_> {
                 return Err(Refusal::Illegal);
             }
         }
+        Ok(())
+    }
+
+    /// Replicas were lost with it time and again.
+    fn poisoned(&mut self) -> Result<(), Refusal> {
+        let at = self.at()?;
+        if let Leg::Running { attempt, deadline } = *self.leg(at) {
+            let step = &mut self.saga.steps[at];
+            if self.saga.direction == Direction::Forward {
+                let latest = step
+                    .uncertain_until
+                    .map_or(deadline, |known| known.max(deadline));
+                step.uncertain_until = Some(latest);
+            }
+            self.set_leg(at, Leg::Unknown { attempt });
+        }
+        self.stuck("replicas were lost again and again with this saga in hand".to_owned());
         Ok(())
     }
 

@@ -142,6 +142,8 @@ pub enum Event {
     Due,
     /// The executor that had it is gone; what was running may or may not have had its effect.
     Lost,
+    /// Too many replicas were lost with it in hand: it may be the cause.
+    Poisoned,
     /// Its deadline has come.
     Deadline,
     /// A person, or a program, steers it.
@@ -252,7 +254,8 @@ pub enum Effect {
 }
 
 /// What is remembered of a transition.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
 #[expect(
     missing_docs,
     reason = "the fields are those of the events and effects above"

@@ -1,0 +1,633 @@
+//! The engine: definitions, starts, verbs, and the executor that carries sagas out.
+//!
+//! A saga in hand goes from step to step without a queue: its outcome and the next intent are one commit, shared with all other
+//! sagas that commit at that moment, and only then is the next attempt sent. A saga that has to wait is given back to the
+//! database with the time at which it may be taken, and costs no memory.
+
+mod carry;
+mod error;
+mod executor;
+mod stored;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use sha2::{Digest, Sha256};
+use steadfast_store::{
+    Lease, NewSaga, Request, SagaFirst, SagaListFilter, SagaPlanRow, SagaRow, Steered, Store,
+    Wakeups,
+};
+use steadfast_types::{ReplicaId, Timestamp};
+use tokio::sync::Notify;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
+
+pub use error::Error;
+pub use stored::{DefinitionRef, SagaEventView, SagaFilter, SagaView, StartSaga, StoredDefinition};
+
+use crate::{
+    Actions, Definition, Event, KnownActions, Saga, SecretSource, Step, Verb, check::check, machine::Effect,
+};
+use carry::{Disposition, InHand};
+
+/// Inputs, context and each output take at most this many bytes.
+pub const DOCUMENT_BYTES: usize = 64 << 10;
+/// Labels of one saga at most.
+pub const LABELS: usize = 32;
+/// Bytes of a label's name or value, of a kind, a key or another name at most.
+pub const NAME_BYTES: usize = 128;
+
+/// Limits and manners of the engine.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Sagas that one replica has in hand at most.
+    pub running: usize,
+    /// How long the executor's lease lasts; renewed at a third.
+    pub lease_duration: Duration,
+    /// How often to look for what nothing announced: free sagas, deadlines, lost replicas.
+    pub poll_interval: Duration,
+    /// Replicas that may be lost with one saga in hand before it is taken out of circulation.
+    pub crashes: i64,
+    /// How long COMPLETED sagas are kept.
+    pub keep_completed: Duration,
+    /// How long COMPENSATED and ABANDONED sagas are kept.
+    pub keep_others: Duration,
+}
+
+/// The engine of this process. Clones share it.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    wakeups: Wakeups,
+    actions: Actions,
+    secrets: Arc<dyn SecretSource>,
+    options: Options,
+    /// The executor's identity and lease while it lives. Another one after each loss.
+    life: Mutex<Option<Life>>,
+    in_hand: AtomicUsize,
+    /// The database's clock minus this machine's, in microseconds.
+    clock_offset_us: AtomicI64,
+    /// There may be something to take.
+    poke: Notify,
+    plans: Mutex<BTreeMap<String, Arc<Vec<Step>>>>,
+    tasks: TaskTracker,
+}
+
+/// One life of the executor.
+#[derive(Debug, Clone)]
+struct Life {
+    executor: ReplicaId,
+    lease: Lease,
+    /// Ends with the lease.
+    ended: CancellationToken,
+}
+
+// === impl Options ===
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            running: 10_000,
+            lease_duration: Duration::from_secs(10),
+            poll_interval: Duration::from_secs(1),
+            crashes: 5,
+            keep_completed: Duration::from_secs(7 * 24 * 3600),
+            keep_others: Duration::from_secs(30 * 24 * 3600),
+        }
+    }
+}
+
+// === impl Engine: life ===
+
+impl Engine {
+    /// Starts the engine; it carries sagas out until `stop`.
+    #[must_use]
+    pub fn start_engine(
+        store: Store,
+        wakeups: Wakeups,
+        actions: Actions,
+        secrets: Arc<dyn SecretSource>,
+        options: Options,
+        stop: &CancellationToken,
+        tasks: &TaskTracker,
+    ) -> Self {
+        let engine = Self {
+            inner: Arc::new(Inner {
+                store,
+                wakeups,
+                actions,
+                secrets,
+                options,
+                life: Mutex::new(None),
+                in_hand: AtomicUsize::new(0),
+                clock_offset_us: AtomicI64::new(0),
+                poke: Notify::new(),
+                plans: Mutex::new(BTreeMap::new()),
+                tasks: tasks.clone(),
+            }),
+        };
+        tasks.spawn(executor::run(engine.clone(), stop.clone()));
+        engine
+    }
+
+    fn life(&self) -> Option<Life> {
+        self.inner
+            .life
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn set_life(&self, life: Option<Life>) {
+        *self
+            .inner
+            .life
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = life;
+    }
+
+    /// The database's clock, as far as this process knows it.
+    fn now(&self) -> Timestamp {
+        Timestamp(Timestamp::now().0 + self.inner.clock_offset_us.load(Ordering::Relaxed))
+    }
+
+    fn room(&self) -> usize {
+        let in_hand = self.inner.in_hand.load(Ordering::Relaxed);
+        self.inner.options.running.saturating_sub(in_hand)
+    }
+}
+
+// === impl Engine: definitions ===
+
+impl Engine {
+    /// The actions that definitions are checked against.
+    #[must_use]
+    pub fn known_actions(&self) -> KnownActions {
+        self.inner.actions.known()
+    }
+
+    /// Checks a definition whole and, unless `validate_only`, stores it. The same again is a no-op.
+    ///
+    /// # Errors
+    /// [`Error::DefinitionInvalid`] with every problem; [`Error::DefinitionExists`] if the name and version have another body.
+    pub async fn create_definition(
+        &self,
+        definition: Definition,
+        validate_only: bool,
+    ) -> Result<StoredDefinition, Error> {
+        let problems = check(&definition, &self.inner.actions.known());
+        if !problems.is_empty() {
+            return Err(Error::DefinitionInvalid(problems));
+        }
+        let document = to_json(&definition)?;
+        let hash = hash(&document);
+        if validate_only {
+            return Ok(StoredDefinition {
+                definition,
+                document,
+                hash,
+                create_time: self.now(),
+            });
+        }
+        let (name, version) = (&definition.name, i64::from(definition.version));
+        let stored = self
+            .inner
+            .store
+            .put_saga_definition(name, version, &hash, &document)
+            .await?;
+        if stored.hash != hash {
+            return Err(Error::DefinitionExists {
+                name: definition.name,
+                version: definition.version,
+            });
+        }
+        StoredDefinition::read(stored)
+    }
+
+    /// One version of a definition, or its newest.
+    ///
+    /// # Errors
+    /// [`Error::DefinitionNotFound`].
+    pub async fn definition(
+        &self,
+        name: &str,
+        version: Option<i32>,
+    ) -> Result<StoredDefinition, Error> {
+        let row = self
+            .inner
+            .store
+            .saga_definition(name, version.map(i64::from))
+            .await?;
+        let row = row.ok_or_else(|| Error::DefinitionNotFound {
+            name: name.to_owned(),
+            version,
+        })?;
+        StoredDefinition::read(row)
+    }
+
+    /// Definitions after a name and version, by name and version.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn definitions(
+        &self,
+        after: Option<(String, i32)>,
+        limit: u32,
+    ) -> Result<Vec<StoredDefinition>, Error> {
+        let (name, version) = after.unwrap_or_default();
+        let rows = self
+            .inner
+            .store
+            .saga_definitions((&name, i64::from(version)), i64::from(limit))
+            .await?;
+        rows.into_iter().map(StoredDefinition::read).collect()
+    }
+}
+
+// === impl Engine: sagas ===
+
+impl Engine {
+    /// Starts a saga, and takes it in hand if there is room. True if the same request had started it before.
+    ///
+    /// # Errors
+    /// [`Error::DefinitionNotFound`], [`Error::DefinitionInvalid`] for inline steps, [`Error::InvalidArgument`],
+    /// [`Error::RequestIdReused`].
+    pub async fn start(
+        &self,
+        start: StartSaga,
+        request: Option<Request>,
+    ) -> Result<(SagaView, bool), Error> {
+        let (new, steps) = self.prepare(start, request).await?;
+        let started = self.inner.store.start_saga(&new).await?;
+        self.inner.wakeups.kick();
+        let replayed = started.replayed;
+        if !replayed {
+            self.take_started(&started.row, &steps);
+        }
+        let steps = if replayed {
+            self.plan(&started.row.plan_hash).await?
+        } else {
+            steps
+        };
+        Ok((SagaView::read(started.row, &steps)?, replayed))
+    }
+
+    /// Starts many sagas as one transaction. Each has its own outcome.
+    ///
+    /// # Errors
+    /// Of each; an error of the database is everybody's.
+    pub async fn start_batch(&self, starts: Vec<StartSaga>) -> Vec<Result<SagaView, Error>> {
+        let mut outcomes: Vec<Option<Result<SagaView, Error>>> = Vec::new();
+        let (mut new, mut plans, mut places) = (Vec::new(), Vec::new(), Vec::new());
+        for start in starts {
+            match self.prepare(start, None).await {
+                Ok((prepared, steps)) => {
+                    places.push(outcomes.len());
+                    new.push(prepared);
+                    plans.push(steps);
+                    outcomes.push(None);
+                }
+                Err(error) => outcomes.push(Some(Err(error))),
+            }
+        }
+        if !new.is_empty() {
+            match self.inner.store.start_sagas(&new).await {
+                Ok(started) => {
+                    self.inner.wakeups.kick();
+                    for ((started, steps), place) in started.into_iter().zip(plans).zip(places) {
+                        outcomes[place] = Some(match started {
+                            Ok(started) => {
+                                self.take_started(&started.row, &steps);
+                                SagaView::read(started.row, &steps)
+                            }
+                            Err(error) => Err(error.into()),
+                        });
+                    }
+                }
+                Err(error) => {
+                    let message = error.to_string();
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "a batch of sagas was not started"
+                    );
+                    let mut first = Some(error);
+                    for place in places {
+                        outcomes[place] = Some(Err(first
+                            .take()
+                            .map_or_else(|| Error::BatchFailed(message.clone()), Error::from)));
+                    }
+                }
+            }
+        }
+        outcomes
+            .into_iter()
+            .map(|outcome| outcome.unwrap_or(Err(Error::Internal("a start has no outcome"))))
+            .collect()
+    }
+
+    /// One saga.
+    ///
+    /// # Errors
+    /// [`Error::SagaNotFound`].
+    pub async fn get(&self, id: &str) -> Result<SagaView, Error> {
+        let row = self.inner.store.saga(id).await?;
+        self.view(row.ok_or_else(|| Error::not_found(id))?).await
+    }
+
+    /// Sagas older than an id, newest first.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn list(
+        &self,
+        filter: SagaFilter,
+        after: Option<String>,
+        limit: u32,
+    ) -> Result<Vec<SagaView>, Error> {
+        let wanted = SagaListFilter {
+            state: filter.state.map(stored::state_text),
+            kind: filter.kind,
+            definition_name: filter.definition_name,
+            deployment_id: filter.deployment_id,
+        };
+        let after = after.unwrap_or_default();
+        let rows = self
+            .inner
+            .store
+            .sagas(&wanted, &after, i64::from(limit))
+            .await?;
+        let mut views = Vec::with_capacity(rows.len());
+        for row in rows {
+            views.push(self.view(row).await?);
+        }
+        Ok(views)
+    }
+
+    /// What happened to a saga after an event's number.
+    ///
+    /// # Errors
+    /// [`Error::SagaNotFound`].
+    pub async fn events(
+        &self,
+        id: &str,
+        after_seq: i64,
+        limit: u32,
+    ) -> Result<Vec<SagaEventView>, Error> {
+        let row = self.inner.store.saga(id).await?;
+        let row = row.ok_or_else(|| Error::not_found(id))?;
+        let steps = self.plan(&row.plan_hash).await?;
+        let rows = self
+            .inner
+            .store
+            .saga_events(id, SagaEventView::version_of(after_seq), i64::from(limit))
+            .await?;
+        let mut events = Vec::new();
+        for row in &rows {
+            events.extend(SagaEventView::read(row, &steps)?);
+        }
+        events.retain(|event| event.seq > after_seq);
+        events.truncate(limit as usize);
+        Ok(events)
+    }
+
+    /// Steers a saga.
+    ///
+    /// # Errors
+    /// [`Error::SagaNotFound`]; [`Error::Refused`] if the verb does not fit the saga's state.
+    pub async fn steer(
+        &self,
+        id: &str,
+        verb: Verb,
+        actor: &str,
+        reason: &str,
+    ) -> Result<SagaView, Error> {
+        let row = self
+            .apply(id, Event::Verb(verb), actor, reason)
+            .await?
+            .ok_or_else(|| Error::not_found(id))?;
+        self.view(row).await
+    }
+
+    /// Applies an event to a saga that is not in this task's hand. `None` if there is no such saga.
+    async fn apply(
+        &self,
+        id: &str,
+        event: Event,
+        actor: &str,
+        reason: &str,
+    ) -> Result<Option<SagaRow>, Error> {
+        let Some(row) = self.inner.store.saga(id).await? else {
+            return Ok(None);
+        };
+        let steps = self.plan(&row.plan_hash).await?;
+        let mut effects = Vec::new();
+        let steered = self
+            .inner
+            .store
+            .steer_saga(id, |row| {
+                let (write, to_do) = self.decide(row, &steps, event, actor, reason)?;
+                effects = to_do;
+                Ok::<_, Error>(write)
+            })
+            .await?;
+        self.inner.wakeups.kick();
+        match steered {
+            Steered::Unknown => Ok(None),
+            Steered::Refused(error) => Err(error),
+            Steered::Moved(row) => {
+                let own = self
+                    .life()
+                    .is_some_and(|life| life.executor.to_string() == row.owner);
+                if own && effects.iter().any(carry::is_work) {
+                    let (row, steps) = (row.clone(), Arc::clone(&steps));
+                    self.carry_on(*row, steps, effects);
+                } else {
+                    self.inner.poke.notify_one();
+                }
+                Ok(Some(*row))
+            }
+        }
+    }
+
+    async fn view(&self, row: SagaRow) -> Result<SagaView, Error> {
+        let steps = self.plan(&row.plan_hash).await?;
+        SagaView::read(row, &steps)
+    }
+
+    /// The steps of a plan, from memory or from the database.
+    async fn plan(&self, hash: &str) -> Result<Arc<Vec<Step>>, Error> {
+        if let Some(steps) = self.known_plan(hash) {
+            return Ok(steps);
+        }
+        let rows = self.inner.store.saga_plans(&[hash]).await?;
+        let row = rows
+            .into_iter()
+            .next()
+            .ok_or(Error::Internal("a saga without a plan"))?;
+        let steps: Vec<Step> = serde_json::from_str(&row.document)
+            .map_err(|_| Error::Internal("a plan that cannot be read"))?;
+        Ok(self.remember_plan(row.hash, steps))
+    }
+
+    fn known_plan(&self, hash: &str) -> Option<Arc<Vec<Step>>> {
+        let plans = self
+            .inner
+            .plans
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        plans.get(hash).cloned()
+    }
+
+    fn remember_plan(&self, hash: String, steps: Vec<Step>) -> Arc<Vec<Step>> {
+        /// Plans held in memory; few programs have more definitions in use.
+        const PLANS: usize = 1_000;
+        let steps = Arc::new(steps);
+        let mut plans = self
+            .inner
+            .plans
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if plans.len() >= PLANS {
+            plans.pop_first();
+        }
+        plans.insert(hash, Arc::clone(&steps));
+        steps
+    }
+
+    /// Everything about a start that can be said before the database is asked.
+    async fn prepare(
+        &self,
+        start: StartSaga,
+        request: Option<Request>,
+    ) -> Result<(NewSaga, Arc<Vec<Step>>), Error> {
+        start.check()?;
+        let (name, version, steps) = match start.definition {
+            DefinitionRef::Named { ref name, version } => {
+                let stored = self.definition(name, version).await?.definition;
+                (stored.name, i64::from(stored.version), stored.steps)
+            }
+            DefinitionRef::Inline(ref steps) => {
+                let definition = Definition {
+                    name: "inline".to_owned(),
+                    version: 1,
+                    steps: steps.clone(),
+                };
+                let problems = check(&definition, &self.inner.actions.known());
+                if !problems.is_empty() {
+                    return Err(Error::DefinitionInvalid(problems));
+                }
+                (String::new(), 0, definition.steps)
+            }
+        };
+        let document = to_json(&steps)?;
+        let plan = SagaPlanRow {
+            hash: hash(&document),
+            document,
+        };
+        let steps = match self.known_plan(&plan.hash) {
+            Some(steps) => steps,
+            None => self.remember_plan(plan.hash.clone(), steps),
+        };
+        let saga = Saga::new(steps.len());
+        let waiting = SagaFirst {
+            owner: String::new(),
+            wake_us: None,
+            state: stored::state_text(saga.state),
+            machine: to_json(&saga)?,
+            records: stored::records_text(&[], &BTreeMap::new())?,
+        };
+        let life = self.life().filter(|_| self.room() > 0);
+        let now = self.now();
+        let knows = steps
+            .first()
+            .is_some_and(|step| self.inner.actions.has(&step.action));
+        let free = match life.filter(|_| knows) {
+            Some(life) => {
+                let transition = saga.apply(&steps, Event::Begin, now, rand::random())?;
+                let disposition =
+                    Disposition::of(&transition, &steps, &life.executor.to_string(), now);
+                SagaFirst {
+                    owner: disposition.owner,
+                    wake_us: disposition.wake_us,
+                    state: stored::state_text(transition.saga.state),
+                    machine: to_json(&transition.saga)?,
+                    records: stored::records_text(&transition.records, &BTreeMap::new())?,
+                }
+            }
+            None => SagaFirst {
+                wake_us: Some(0),
+                ..waiting.clone()
+            },
+        };
+        let row = start.into_row(
+            Uuid::now_v7().to_string(),
+            (name, version),
+            plan.hash.clone(),
+            request,
+        )?;
+        let new = NewSaga {
+            plan,
+            row,
+            free,
+            waiting,
+        };
+        Ok((new, steps))
+    }
+
+    /// Carries a saga on that was started in this replica's hand.
+    fn take_started(&self, row: &SagaRow, steps: &Arc<Vec<Step>>) {
+        let own = self
+            .life()
+            .is_some_and(|life| life.executor.to_string() == row.owner);
+        if !own {
+            self.inner.poke.notify_one();
+            return;
+        }
+        match InHand::read(row, steps) {
+            Ok(hand) => {
+                let effects = hand.effects_of_running();
+                self.carry_on_hand(hand, effects);
+            }
+            Err(error) => {
+                tracing::error!(saga = row.id, %error, "a saga that was just started cannot be read")
+            }
+        }
+    }
+
+    fn carry_on(&self, row: SagaRow, steps: Arc<Vec<Step>>, effects: Vec<Effect>) {
+        let engine = self.clone();
+        self.inner.tasks.spawn(async move {
+            match engine.load(&row, &steps).await {
+                Ok(hand) => engine.carry_on_hand(hand, effects),
+                // Nothing was sent: whoever takes it over treats the attempt as one of which nobody knows.
+                Err(error) => tracing::error!(saga = row.id, %error, "a saga cannot be read"),
+            }
+        });
+    }
+}
+
+fn hash(document: &str) -> String {
+    hex::encode(Sha256::digest(document.as_bytes()))
+}
+
+fn to_json<T: serde::Serialize>(value: &T) -> Result<String, Error> {
+    serde_json::to_string(value).map_err(|_| Error::Internal("a value that cannot be written"))
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("options", &self.inner.options)
+            .finish_non_exhaustive()
+    }
+}

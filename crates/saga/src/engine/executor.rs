@@ -1,0 +1,346 @@
+//! The executor: one lease per life, free sagas taken in batches, lost replicas' sagas taken over, deadlines kept, ended sagas
+//! forgotten.
+//!
+//! A life has an identity of its own and a lease named after it; every transition locks that lease's row. Whoever takes over the
+//! sagas of a lost life claims its lease first, so that a process which was only asleep can commit nothing any more.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use steadfast_store::{Error as StoreError, Lease, SagaRow};
+use steadfast_types::{Backoff, ReplicaId, Timestamp};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{Engine, Error, Life, carry::InHand, stored};
+use crate::{Event, State, Step, metric};
+
+/// Before an executor's id, the name of its lease.
+const LEASE_PREFIX: &str = "saga/";
+/// The lease of what one replica does for all: forgetting.
+const PRUNE_LEASE: &str = "saga-retention";
+/// Sagas taken at a time.
+const BATCH: i64 = 256;
+/// Overdue sagas dealt with at a time.
+const OVERDUE: i64 = 100;
+/// The shortest pause between two looks, however many wake-ups there are.
+const BREATH: Duration = Duration::from_millis(5);
+/// How often ended sagas are forgotten.
+const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Lives, one after another, until `stop`.
+pub(super) async fn run(engine: Engine, stop: CancellationToken) {
+    let mut waits = Backoff::RECONNECT.waits();
+    while !stop.is_cancelled() {
+        let executor = ReplicaId::random();
+        let duration = engine.inner.options.lease_duration;
+        let claimed = engine
+            .inner
+            .store
+            .claim_lease(&format!("{LEASE_PREFIX}{executor}"), executor, duration)
+            .await;
+        match claimed {
+            Ok(Some(lease)) => {
+                waits = Backoff::RECONNECT.waits();
+                live(&engine, executor, lease, &stop).await;
+            }
+            Ok(None) => tracing::error!("a lease that nobody can know of is taken"),
+            Err(error) => tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "the saga executor has no lease yet"
+            ),
+        }
+        let wait = waits.next().unwrap_or(Backoff::RECONNECT.maximum);
+        let _ = stop.run_until_cancelled(tokio::time::sleep(wait)).await;
+    }
+}
+
+async fn live(engine: &Engine, executor: ReplicaId, lease: Lease, stop: &CancellationToken) {
+    let ended = CancellationToken::new();
+    engine.set_life(Some(Life {
+        executor,
+        lease: lease.clone(),
+        ended: ended.clone(),
+    }));
+    let life = Life {
+        executor,
+        lease: lease.clone(),
+        ended: ended.clone(),
+    };
+    tokio::select! {
+        () = keep(engine, &lease) => {
+            tracing::warn!("the saga executor lost its lease; what it had in hand is taken over");
+        }
+        () = work(engine, &life) => {}
+        () = retention(engine, executor) => {}
+        () = ended.cancelled() => {}
+        () = stop.cancelled() => {}
+    }
+    engine.set_life(None);
+    ended.cancel();
+    // Others need not wait for it to run out. What was running counts as lost: nobody knows what became of it.
+    if let Err(error) = engine.inner.store.release_lease(&lease).await {
+        tracing::debug!(
+            error = &error as &dyn std::error::Error,
+            "the saga executor's lease runs out by itself"
+        );
+    }
+}
+
+/// Prolongs the lease until it is lost, or may be.
+async fn keep(engine: &Engine, lease: &Lease) {
+    let mut renewed = Instant::now();
+    loop {
+        tokio::time::sleep(lease.duration / 3).await;
+        let asked = Instant::now();
+        match engine.inner.store.renew_lease(lease).await {
+            Ok(()) => renewed = asked,
+            Err(StoreError::Fenced { .. }) => return,
+            Err(_) if renewed.elapsed() >= lease.duration => return,
+            Err(_) => {}
+        }
+    }
+}
+
+/// Takes what can be taken, for as long as the life lasts.
+async fn work(engine: &Engine, life: &Life) {
+    let mut woken = engine.inner.wakeups.subscribe();
+    let mut swept = None::<Instant>;
+    loop {
+        let sleep = match look(engine, life, &mut swept).await {
+            Ok(sleep) => sleep,
+            Err(error) => {
+                tracing::debug!(%error, "cannot look for sagas");
+                engine.inner.options.poll_interval
+            }
+        };
+        tokio::time::sleep(BREATH).await;
+        tokio::select! {
+            () = tokio::time::sleep(sleep) => {}
+            () = engine.inner.poke.notified() => {}
+            // Others may have given sagas back.
+            _ = woken.changed(), if engine.room() > 0 => {}
+        }
+    }
+}
+
+/// One look; returns how long there is nothing to do.
+async fn look(
+    engine: &Engine,
+    life: &Life,
+    swept: &mut Option<Instant>,
+) -> Result<Duration, Error> {
+    let poll = engine.inner.options.poll_interval;
+    if swept.is_none_or(|at| at.elapsed() >= poll) {
+        take_over(engine, life).await?;
+        overdue(engine).await?;
+        count(engine).await?;
+        *swept = Some(Instant::now());
+    }
+    let store = &engine.inner.store;
+    loop {
+        let (now, wake) = store.next_saga_wake().await?;
+        engine
+            .inner
+            .clock_offset_us
+            .store(now.0 - Timestamp::now().0, Ordering::Relaxed);
+        match wake {
+            None => return Ok(poll),
+            Some(wake) if wake > now => return Ok(poll.min(wake.since(now))),
+            Some(_) => {}
+        }
+        let room = i64::try_from(engine.room()).unwrap_or(i64::MAX).min(BATCH);
+        if room == 0 {
+            return Ok(poll);
+        }
+        let claimed = store.claim_sagas(&life.lease, life.executor, room).await?;
+        if claimed.is_empty() {
+            return Ok(BREATH);
+        }
+        take(engine, claimed, false).await?;
+    }
+}
+
+/// Carries claimed sagas on; `lost` if they were in the hand of a replica that is gone.
+async fn take(engine: &Engine, rows: Vec<SagaRow>, lost: bool) -> Result<(), Error> {
+    let ids: Vec<&str> = rows.iter().map(|row| row.id.as_str()).collect();
+    let histories = engine.inner.store.saga_histories(&ids).await?;
+    for row in &rows {
+        let steps = engine.plan(&row.plan_hash).await?;
+        let taken = read(row, &steps, &histories);
+        match taken {
+            // One that cannot be read never stops the others.
+            Err(error) => tracing::error!(saga = row.id, %error, "a saga cannot be carried on"),
+            Ok(hand) => take_one(engine, row, hand, lost).await,
+        }
+    }
+    Ok(())
+}
+
+fn read(
+    row: &SagaRow,
+    steps: &Arc<Vec<Step>>,
+    histories: &[steadfast_store::SagaEventRow],
+) -> Result<InHand, Error> {
+    let mut hand = InHand::read(row, steps)?;
+    let start = histories.partition_point(|event| event.saga_id < row.id);
+    let own = histories[start..]
+        .iter()
+        .take_while(|event| event.saga_id == row.id);
+    stored::restore_outputs(&mut hand.saga, own)?;
+    Ok(hand)
+}
+
+async fn take_one(engine: &Engine, row: &SagaRow, hand: InHand, lost: bool) {
+    let is_over = row.crashes > engine.inner.options.crashes;
+    let event = if hand.saga.state.has_ended() {
+        // Only its concurrency key was kept until now.
+        engine.let_go(row).await;
+        None
+    } else if is_over {
+        Some(Event::Poisoned)
+    } else if lost && hand.saga.state != State::Pending {
+        Some(Event::Lost)
+    } else {
+        hand.event_when_claimed()
+    };
+    match event {
+        Some(event) => engine.carry_on_event(hand, event),
+        None if hand.saga.state.has_ended() => {}
+        None => {
+            // Paused or stuck: nobody needs to have it.
+            engine.let_go(row).await;
+        }
+    }
+}
+
+/// Takes over what lost replicas had in hand.
+async fn take_over(engine: &Engine, life: &Life) -> Result<(), Error> {
+    let store = &engine.inner.store;
+    for dead in store.dead_saga_owners(LEASE_PREFIX, life.executor).await? {
+        let name = format!("{LEASE_PREFIX}{dead}");
+        // Nothing that it still sends can be committed after this.
+        let Some(claimed) = store
+            .claim_lease(&name, life.executor, life.lease.duration)
+            .await?
+        else {
+            continue;
+        };
+        loop {
+            let taken = store
+                .take_over_sagas(&life.lease, life.executor, &dead, BATCH)
+                .await?;
+            if taken.is_empty() {
+                break;
+            }
+            metrics::counter!(metric::TAKEN_OVER).increment(taken.len() as u64);
+            tracing::info!(
+                from = dead,
+                sagas = taken.len(),
+                "took over from a lost replica"
+            );
+            take(engine, taken, true).await?;
+        }
+        store.release_lease(&claimed).await?;
+    }
+    Ok(())
+}
+
+/// Tells sagas that their deadline has come.
+async fn overdue(engine: &Engine) -> Result<(), Error> {
+    for id in engine.inner.store.overdue_sagas(OVERDUE).await? {
+        match engine
+            .apply(
+                &id,
+                Event::Deadline,
+                "system:deadline",
+                "its deadline passed",
+            )
+            .await
+        {
+            Ok(_) | Err(Error::Refused(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+async fn count(engine: &Engine) -> Result<(), Error> {
+    let counts = engine.inner.store.saga_counts().await?;
+    for state in ["pending", "running", "paused", "compensating", "stuck"] {
+        let count = counts
+            .iter()
+            .find(|(name, _)| name == state)
+            .map_or(0, |(_, count)| *count);
+        metrics::gauge!(metric::SAGAS, "state" => state).set(count as f64);
+    }
+    Ok(())
+}
+
+/// Forgets ended sagas; one replica does it for all.
+async fn retention(engine: &Engine, executor: ReplicaId) {
+    loop {
+        tokio::time::sleep(RETENTION_INTERVAL).await;
+        if let Err(error) = forget(engine, executor).await {
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "ended sagas were not forgotten; it is tried again later"
+            );
+        }
+    }
+}
+
+async fn forget(engine: &Engine, executor: ReplicaId) -> Result<(), StoreError> {
+    let (store, options) = (&engine.inner.store, &engine.inner.options);
+    let Some(lease) = store
+        .claim_lease(PRUNE_LEASE, executor, options.lease_duration)
+        .await?
+    else {
+        return Ok(());
+    };
+    for (state, age) in [
+        ("completed", options.keep_completed),
+        ("compensated", options.keep_others),
+        ("abandoned", options.keep_others),
+    ] {
+        while store.prune_sagas(state, age).await? > 0 {
+            store.renew_lease(&lease).await?;
+        }
+    }
+    store.release_lease(&lease).await
+}
+
+impl Engine {
+    /// Gives back a saga that needs nobody, and lets go of its key if it has ended.
+    async fn let_go(&self, row: &SagaRow) {
+        let given_back = self
+            .inner
+            .store
+            .steer_saga(&row.id, |row| {
+                let ended = row.ended_us.is_some();
+                Ok::<_, Error>(steadfast_store::SteerWrite {
+                    owner: String::new(),
+                    wake_us: None,
+                    state: row.state.clone(),
+                    machine: row.machine.clone(),
+                    records: "{\"records\":[]}".to_owned(),
+                    ended,
+                    release: ended,
+                    deadline_done: false,
+                    crashes: row.crashes,
+                    actor: String::new(),
+                    reason: String::new(),
+                })
+            })
+            .await;
+        if let Err(error) = given_back {
+            tracing::warn!(
+                saga = row.id,
+                error = &error as &dyn std::error::Error,
+                "a saga was not given back"
+            );
+        }
+    }
+}
