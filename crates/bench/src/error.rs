@@ -11,6 +11,11 @@ pub(crate) enum Error {
     )]
     ProgramMissing { path: PathBuf },
     #[error(
+        "{} was built without optimisation: build the server with `cargo build --release -p steadfast-cli`, and name it with `--bin` or unset STEADFAST_BIN",
+        path.display()
+    )]
+    ProgramUnoptimised { path: PathBuf },
+    #[error(
         "this program was built without optimisation, so the floors would be too slow: use `cargo run --release -p steadfast-bench`"
     )]
     Unoptimised,

@@ -49,6 +49,8 @@ pub(crate) struct Measured {
     pub(crate) rate: f64,
     /// Processor time of the server per call, in microseconds.
     pub(crate) cpu_us: f64,
+    /// Processor time of the whole machine per call, callers and database included: what bounds the rate.
+    pub(crate) machine_us: f64,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
     /// Mean size of an answer.
@@ -94,8 +96,10 @@ impl Load {
         }
         tokio::time::sleep_until(begin.into()).await;
         let (cpu_before, began) = (process::cpu_time(target.pid)?, Instant::now());
+        let machine_before = process::machine_cpu_time()?;
         tokio::time::sleep_until(end.into()).await;
         let (cpu_after, ended) = (process::cpu_time(target.pid)?, Instant::now());
+        let machine_after = process::machine_cpu_time()?;
 
         let mut all = Seen::default();
         while let Some(seen) = callers.join_next().await {
@@ -114,6 +118,7 @@ impl Load {
         Ok(Measured {
             rate: count / (ended - began).as_secs_f64(),
             cpu_us: (cpu_after - cpu_before).as_secs_f64() * 1e6 / count,
+            machine_us: (machine_after - machine_before).as_secs_f64() * 1e6 / count,
             p50_us: latencies.percentile(50.0),
             p99_us: latencies.percentile(99.0),
             answer_bytes: all.bytes as f64 / all.calls as f64,
@@ -126,8 +131,8 @@ impl fmt::Display for Measured {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:.0} calls/s, server {:.1} us/call, p50 {:.0} us, p99 {:.0} us",
-            self.rate, self.cpu_us, self.p50_us, self.p99_us
+            "{:.0} calls/s, p50 {:.0} us, p99 {:.0} us, server {:.1} us/call, machine {:.1} us/call",
+            self.rate, self.p50_us, self.p99_us, self.cpu_us, self.machine_us
         )
     }
 }

@@ -20,6 +20,13 @@ pub(crate) fn cpu_time(pid: u32) -> Result<Duration, Error> {
     parse_cpu_time(&text).ok_or_else(|| unreadable("stat"))
 }
 
+/// Processor time of everything on the machine so far: callers, servers, database, and whoever else is there.
+pub(crate) fn machine_cpu_time() -> Result<Duration, Error> {
+    let text = fs::read_to_string("/proc/stat")
+        .map_err(Error::io("asking the kernel about its processors"))?;
+    parse_machine_cpu_time(&text).ok_or_else(|| unreadable("../stat"))
+}
+
 /// Memory now and at its peak.
 pub(crate) fn memory(pid: u32) -> Result<Memory, Error> {
     let text = read(pid, "status")?;
@@ -46,6 +53,19 @@ fn parse_cpu_time(stat: &str) -> Option<Duration> {
     ))
 }
 
+fn parse_machine_cpu_time(stat: &str) -> Option<Duration> {
+    let mut fields = stat
+        .lines()
+        .next()?
+        .strip_prefix("cpu ")?
+        .split_ascii_whitespace();
+    let mut ticks = || fields.next()?.parse::<u64>().ok();
+    let (user, nice, system, _idle, _waiting) = (ticks()?, ticks()?, ticks()?, ticks()?, ticks()?);
+    let (interrupts, soft_interrupts) = (ticks()?, ticks()?);
+    let busy = user + nice + system + interrupts + soft_interrupts;
+    Some(Duration::from_millis(busy * 1_000 / TICKS_PER_SECOND))
+}
+
 fn parse_memory(status: &str) -> Option<Memory> {
     let bytes = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name))?;
@@ -70,6 +90,13 @@ mod tests {
     }
 
     #[test]
+    fn an_idle_processor_is_not_busy() {
+        let stat = "cpu  100 20 30 9999 8888 40 10 7 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n";
+        assert_eq!(parse_machine_cpu_time(stat), Some(Duration::from_secs(2)));
+        assert_eq!(parse_machine_cpu_time("intr 1"), None);
+    }
+
+    #[test]
     fn memory_is_in_bytes() {
         let status = "Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t    1024 kB\n";
         let memory = parse_memory(status).unwrap();
@@ -81,5 +108,6 @@ mod tests {
     fn this_process_can_be_asked_about() {
         assert!(memory(std::process::id()).unwrap().resident > 0);
         assert!(cpu_time(std::process::id()).is_ok());
+        assert!(machine_cpu_time().unwrap() > Duration::ZERO);
     }
 }

@@ -52,6 +52,13 @@ impl Program {
         let path = path
             .canonicalize()
             .map_err(|_| Error::ProgramMissing { path })?;
+        // Cargo's name for the folder of builds without optimisation; STEADFAST_BIN may name one, for the tests.
+        if path
+            .parent()
+            .is_some_and(|folder| folder.ends_with("debug"))
+        {
+            return Err(Error::ProgramUnoptimised { path });
+        }
         let version = ask(&path, &["--version"]).await?;
         let configuration = ask(&path, &["config", "print", "--output", "json"]).await?;
         let configuration = serde_json::from_str(&configuration).map_err(|error| {

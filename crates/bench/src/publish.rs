@@ -69,25 +69,9 @@ pub(crate) async fn run(options: &Options) -> Result<Report, Error> {
             &rate(commit),
             at_least(2.5),
         );
-        add(
-            &mut report,
-            ["pg_rate", "pg_p50", "pg_p99", "pg_cpu"],
-            server,
-            insert,
-        );
-        let counter_names = [
-            "pg_counter_rate",
-            "pg_counter_p50",
-            "pg_counter_p99",
-            "pg_counter_cpu",
-        ];
-        add_alone(&mut report, counter_names, counter);
-        add(
-            &mut report,
-            ["sqlite_rate", "sqlite_p50", "sqlite_p99", "sqlite_cpu"],
-            lite,
-            commit,
-        );
+        add(&mut report, "pg", server, Some(insert));
+        add(&mut report, "pg_counter", counter, None);
+        add(&mut report, "sqlite", lite, Some(commit));
     }
     Ok(report)
 }
@@ -255,24 +239,24 @@ fn request(number: u64) -> PublishRequest {
     }
 }
 
-/// The four things measured of a server and of its floor: rate, latencies, processor time per call.
-fn add(report: &mut Report, names: [&str; 4], server: &Contestant, floor: &Contestant) {
-    for (name, (unit, of)) in names.into_iter().zip(ASPECTS) {
-        report.floored(name, unit, &server.series(of), &floor.series(of));
-    }
-}
+/// What is measured of a server or floor under load.
+type Aspect = (&'static str, &'static str, fn(&Measured) -> f64);
 
-fn add_alone(report: &mut Report, names: [&str; 4], contestant: &Contestant) {
-    for (name, (unit, of)) in names.into_iter().zip(ASPECTS) {
-        report.plain(name, unit, &contestant.series(of));
-    }
-}
-
-type Aspect = (&'static str, fn(&Measured) -> f64);
-
-const ASPECTS: [Aspect; 4] = [
-    ("calls/s", |round| round.rate),
-    ("us", |round| round.p50_us),
-    ("us", |round| round.p99_us),
-    ("us/call", |round| round.cpu_us),
+const ASPECTS: [Aspect; 5] = [
+    ("rate", "calls/s", |round| round.rate),
+    ("p50", "us", |round| round.p50_us),
+    ("p99", "us", |round| round.p99_us),
+    ("server_cpu", "us/call", |round| round.cpu_us),
+    ("machine_cpu", "us/call", |round| round.machine_us),
 ];
+
+fn add(report: &mut Report, prefix: &str, contestant: &Contestant, floor: Option<&Contestant>) {
+    for (aspect, unit, of) in ASPECTS {
+        let name = format!("{prefix}_{aspect}");
+        let series = contestant.series(of);
+        match floor {
+            Some(floor) => report.floored(&name, unit, &series, &floor.series(of)),
+            None => report.plain(&name, unit, &series),
+        }
+    }
+}
