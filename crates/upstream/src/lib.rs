@@ -35,17 +35,25 @@
 //! it takes any field as absent that has an unknown shape, and names what it skipped. [`NpmRegistry::read_tarball`] is what the
 //! publisher put into one version; not a byte of it is looked at before its Subresource Integrity was verified.
 //!
+//! # Steps of sagas
+//!
+//! [`HttpAction`] is apart from all this: its requests have effects, so that it never repeats one, and a definition says where they
+//! go, so that it refuses this machine and its link, by name as well as by address.
+//!
 //! # What it is not
 //!
 //! Nothing here decides what belongs in the catalogue, stores anything, or remembers an answer. Certificates come from the
 //! system's store (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured); npm's own `cafile` is not read. Whether a host *name* resolves
-//! to this machine is not checked, only addresses and `localhost` are: a resolver is trusted as much as the network it serves.
+//! to this machine is not checked by [`HttpClient`], only addresses and `localhost` are: a resolver is trusted as much as the
+//! network it serves.
 
+mod action;
 mod address;
 mod error;
 mod http;
 mod npm;
 
+pub use action::{HttpAction, HttpActionOptions, HttpCall, HttpOutcome};
 pub use address::ShownUrl;
 pub use error::Error;
 pub use http::{Answer, BodyEncoding, Credential, Get, HttpClient, HttpOptions, METRIC_NAMES};
