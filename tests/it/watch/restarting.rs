@@ -62,7 +62,7 @@ async fn with_a_cursor_file_nothing_is_missed_and_nothing_repeated() {
 /// Killed while it prints, the file may be one batch behind the lines; then that batch comes again, and nothing else.
 #[tokio::test]
 async fn killed_in_full_flight_it_goes_on_from_its_file() {
-    const CHANGES: i64 = 600;
+    const CHANGES: i64 = 300;
     let scene = NoRegistry::start(Engine::Sqlite).await;
     let (server, connection) = (&scene.server, scene.connect().await);
     let file = server.directory().join("cursor");
@@ -79,7 +79,7 @@ async fn killed_in_full_flight_it_goes_on_from_its_file() {
     while expected <= CHANGES {
         let mut watch = server.cli_running(&arguments);
         let mut printed = Vec::new();
-        while printed.len() < 60 && printed.last() != Some(&CHANGES) {
+        while printed.len() < 40 && printed.last() != Some(&CHANGES) {
             let line = watch.next_line().await.expect("a line");
             printed.push(revision(&line));
         }
@@ -103,7 +103,7 @@ async fn killed_in_full_flight_it_goes_on_from_its_file() {
 /// A program that reads the lines needs no file: each tells from where to go on.
 #[tokio::test]
 async fn a_reader_of_its_lines_gets_everything_exactly_once() {
-    const CHANGES: i64 = 600;
+    const CHANGES: i64 = 300;
     for engine in Engine::BOTH {
         let scene = NoRegistry::start(engine).await;
         let (server, connection) = (&scene.server, scene.connect().await);
@@ -128,7 +128,7 @@ async fn a_reader_of_its_lines_gets_everything_exactly_once() {
             // What came since the last line whose cursor covers it is not done yet.
             let mut pending = Vec::new();
             let mut lines = 0;
-            while lines < 90 && done.last() != Some(&(CHANGES - 1)) {
+            while lines < 60 && done.last() != Some(&(CHANGES - 1)) {
                 let line = watch.next_line().await.expect("a line");
                 lines += 1;
                 let value: Value = serde_json::from_str(&line).expect("JSON");
