@@ -1,5 +1,12 @@
 //! Integration tests against the real binary; the tree mirrors the API.
 
 mod faults;
+mod foreign;
 mod history;
 mod house;
+mod npm;
+mod refresh;
+mod registry;
+mod scene;
+mod schema;
+mod watch;
