@@ -128,10 +128,21 @@ pub(crate) async fn serve(
             .collect(),
     };
     serving.set(false).await;
+    // Each version knows the other one, and both know the messages that explain an error: without them a client that only has
+    // reflection shows those as bytes.
     let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        [
+            FILE_DESCRIPTOR_SET,
+            tonic_health::pb::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+            tonic_types::pb::FILE_DESCRIPTOR_SET,
+        ]
+        .into_iter()
+        .fold(
+            tonic_reflection::server::Builder::configure(),
+            |reflection, files| reflection.register_encoded_file_descriptor_set(files),
+        )
     };
     let catalog = parts.catalog;
     let watch = watch::WatchEdge {
