@@ -1,8 +1,9 @@
 //! The life of a replica: start, ready, drain, stop.
 
-use std::{io, io::Write as _, net::SocketAddr, time::Duration};
+use std::{io, io::Write as _, net::SocketAddr, sync::Arc, time::Duration};
 
 use steadfast_catalog::Catalog;
+use steadfast_saga::{Actions, Engine, Options as SagaOptions, SecretPlaces};
 use steadfast_store::{MigrateReport, Options as StoreOptions, Retention, Store, Wakeups};
 use steadfast_types::{ReplicaId, Timestamp};
 use steadfast_watch::{Hub, Options as HubOptions};
@@ -138,6 +139,18 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), Error> {
         &tasks,
     )
     .await?;
+    let sagas = Engine::start_engine(
+        store.clone(),
+        wakeups.clone(),
+        Actions::new(),
+        Arc::new(SecretPlaces::new(None)),
+        SagaOptions {
+            lease_duration: config.lease.duration,
+            ..SagaOptions::default()
+        },
+        &stop,
+        &tasks,
+    );
     let scheduler = Scheduler::new(store.clone(), planned(&config, &catalog));
     scheduler.record().await?;
 
@@ -152,6 +165,7 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), Error> {
         hub: hub.clone(),
         wakeups,
         catalog,
+        sagas,
         scheduler: scheduler.clone(),
         replica,
         started,

@@ -8,7 +8,7 @@ const MAX_FILTERS: usize = 64;
 const MAX_BYTES: usize = 512;
 
 /// Topics of Steadfast itself.
-const OWN_TOPICS: [&str; 2] = ["registry", "schema"];
+const OWN_TOPICS: [&str; 3] = ["registry", "schema", "saga"];
 /// The first part of users' topics.
 const APP: &str = "app";
 
@@ -59,8 +59,8 @@ impl Filter {
         };
         if !known {
             return Err(format!(
-                "`{topic}`: no change has such a topic; there are `registry`, `schema`, and those that begin with `app/`, all \
-                 of which `app/*` names"
+                "`{topic}`: no change has such a topic; there are `registry`, `schema`, `saga`, and those that begin with \
+                 `app/`, all of which `app/*` names"
             ));
         }
         Ok(Self {
@@ -126,10 +126,12 @@ mod tests {
 
     #[test]
     fn filters_keep_topics_and_prefixes() {
-        let filters = Filters::parse([("registry", "@openfn/"), ("app/*", "")]).unwrap();
+        let filters =
+            Filters::parse([("registry", "@openfn/"), ("saga", ""), ("app/*", "")]).unwrap();
         for (topic, key, kept) in [
             ("registry", "@openfn/language-http", true),
             ("registry", "@other/x", false),
+            ("saga", "0190", true),
             ("app/a", "", true),
             ("app/a/b", "k", true),
             ("app", "k", false),
@@ -158,6 +160,7 @@ mod tests {
             "regsitry",
             "registry/*",
             "schema/x",
+            "saga/*",
             long.as_str(),
         ] {
             let parsed = Filters::parse([("registry", ""), (bad, "")]);

@@ -67,7 +67,6 @@ pub(crate) fn saga(saga: &Saga) -> Value {
         "end_time": rfc3339(saga.end_time.as_ref()),
         "wake_time": rfc3339(saga.wake_time.as_ref()),
         "owner": saga.owner,
-        "revision": saga.revision,
         "etag": saga.etag,
     })
 }

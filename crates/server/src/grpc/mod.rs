@@ -6,6 +6,7 @@ mod raw;
 mod refresh;
 mod registry;
 mod route;
+mod saga;
 mod schema;
 mod status;
 mod watch;
@@ -20,8 +21,10 @@ use steadfast_api::{
         schedule_service_server::ScheduleServiceServer, server_service_server::ServerServiceServer,
     },
     registry::v1::refresh_service_server::RefreshServiceServer,
+    saga::v1::saga_service_server::SagaServiceServer,
 };
 use steadfast_catalog::Catalog;
+use steadfast_saga::Engine;
 use steadfast_store::{Store, Wakeups};
 use steadfast_types::{ReplicaId, Timestamp};
 use steadfast_watch::{Hub, PublishLimits};
@@ -39,6 +42,7 @@ pub(crate) struct Parts {
     pub(crate) hub: Hub,
     pub(crate) wakeups: Wakeups,
     pub(crate) catalog: Catalog,
+    pub(crate) sagas: Engine,
     pub(crate) scheduler: Scheduler,
     pub(crate) replica: ReplicaId,
     pub(crate) started: Timestamp,
@@ -156,6 +160,11 @@ pub(crate) async fn serve(
         progress_interval: config.watch.progress_interval,
         drain_jitter: config.server.drain_jitter,
     };
+    let sagas = saga::SagaEdge {
+        engine: parts.sagas,
+        hub: parts.hub.clone(),
+        drain_jitter: config.server.drain_jitter,
+    };
     let server = admin::ServerEdge {
         store: parts.store,
         hub: parts.hub,
@@ -188,6 +197,7 @@ pub(crate) async fn serve(
         ))
         .add_service(route::WatchRoute::new(watch, max_bytes))
         .add_service(RefreshServiceServer::new(refresh).max_decoding_message_size(max_bytes))
+        .add_service(SagaServiceServer::new(sagas).max_decoding_message_size(max_bytes))
         .add_service(ScheduleServiceServer::new(schedules).max_decoding_message_size(max_bytes))
         .add_service(ServerServiceServer::new(server).max_decoding_message_size(max_bytes))
         .add_service(health)

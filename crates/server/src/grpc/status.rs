@@ -3,9 +3,13 @@
 //! Every status carries exactly one `ErrorInfo` of domain `steadfast` whose reason is stable; the README lists reasons with
 //! their remedies. Driver text stays in the log.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use steadfast_catalog::{self as catalog, JsonError};
+use steadfast_saga::{self as saga, Refusal, check};
 use steadfast_store as store;
 use steadfast_watch as watch;
 use tonic::{Code, Status};
@@ -22,7 +26,7 @@ pub(crate) struct Problem {
     code: Code,
     reason: &'static str,
     message: String,
-    metadata: HashMap<String, String>,
+    metadata: BTreeMap<String, String>,
     retry: Option<Duration>,
     fields: Vec<(String, String)>,
 }
@@ -35,7 +39,7 @@ impl Problem {
             code,
             reason,
             message: message.into(),
-            metadata: HashMap::new(),
+            metadata: BTreeMap::new(),
             retry: None,
             fields: Vec::new(),
         }
@@ -66,13 +70,17 @@ impl Problem {
             code: self.code.into(),
             reason: self.reason.to_owned(),
             message: self.message,
-            metadata: self.metadata,
+            metadata: self.metadata.into_iter().collect(),
         }
     }
 
     pub(crate) fn into_status(self) -> Status {
         let mut details = ErrorDetails::new();
-        details.set_error_info(self.reason, DOMAIN, self.metadata);
+        details.set_error_info(
+            self.reason,
+            DOMAIN,
+            self.metadata.into_iter().collect::<HashMap<_, _>>(),
+        );
         if let Some(after) = self.retry {
             details.set_retry_info(Some(after));
         }
@@ -91,6 +99,11 @@ impl From<Problem> for Status {
 
 /// One argument is wrong.
 pub(crate) fn invalid_argument(field: &str, description: impl Into<String>) -> Status {
+    invalid(field, description).into_status()
+}
+
+/// The same, for an item of a batch.
+pub(crate) fn invalid(field: &str, description: impl Into<String>) -> Problem {
     let description = description.into();
     Problem::new(
         Code::InvalidArgument,
@@ -98,7 +111,14 @@ pub(crate) fn invalid_argument(field: &str, description: impl Into<String>) -> S
         format!("{field}: {description}"),
     )
     .field(field, description)
-    .into_status()
+}
+
+/// The page token is not one of this list.
+pub(crate) fn invalid_page_token() -> Status {
+    let message = steadfast_types::InvalidPageToken.to_string();
+    Problem::new(Code::InvalidArgument, "INVALID_PAGE_TOKEN", message.clone())
+        .field("page_token", message)
+        .into_status()
 }
 
 /// The request is not the message it should be.
@@ -349,4 +369,93 @@ pub(crate) fn of_catalog(error: &catalog::Error) -> Problem {
             Problem::new(Code::Internal, "INTERNAL", message)
         }
     }
+}
+
+/// A definition with problems, all of them, in the request's field.
+pub(crate) fn definition_invalid(problems: &[check::Problem], field: &str) -> Status {
+    definition_problem(problems, field).into_status()
+}
+
+/// The same, for an item of a batch.
+pub(crate) fn definition_problem(problems: &[check::Problem], field: &str) -> Problem {
+    // The steps of a definition are the whole of `steps_json`.
+    let whole = if field == "steps_json" { "steps" } else { "" };
+    let path = |problem: &check::Problem| {
+        let path = problem.path.strip_prefix(whole).unwrap_or(&problem.path);
+        match path {
+            "" => field.to_owned(),
+            path if path.starts_with('[') => format!("{field}{path}"),
+            path => format!("{field}.{path}"),
+        }
+    };
+    let first = problems.first().map_or_else(String::new, |problem| {
+        format!("{}: {}", path(problem), problem.message)
+    });
+    let message = match problems.len() {
+        0 | 1 => first,
+        count => format!("{count} problems; the first: {first}"),
+    };
+    problems.iter().fold(
+        Problem::new(Code::InvalidArgument, "DEFINITION_INVALID", message),
+        |told, problem| told.field(path(problem), problem.message.clone()),
+    )
+}
+
+/// A saga that cannot be started, shown or steered. `plan` is the request's field that holds a definition or steps.
+pub(crate) fn of_saga(error: &saga::Error, plan: &str) -> Problem {
+    use saga::Error as E;
+    let message = error.to_string();
+    match error {
+        E::DefinitionInvalid(problems) => definition_problem(problems, plan),
+        E::DefinitionExists { name, version } => {
+            Problem::new(Code::AlreadyExists, "DEFINITION_EXISTS", message)
+                .with("name", name)
+                .with("version", version)
+        }
+        E::DefinitionNotFound { name, .. } => {
+            Problem::new(Code::NotFound, "DEFINITION_NOT_FOUND", message).with("name", name)
+        }
+        E::SagaNotFound { id } => {
+            Problem::new(Code::NotFound, "SAGA_NOT_FOUND", message).with("id", id)
+        }
+        E::Refused(refusal) => of_refusal(*refusal),
+        E::InvalidArgument {
+            field,
+            message: why,
+        } => invalid(field, why.clone()),
+        E::RequestIdReused => of_store(&store::Error::RequestIdReused),
+        E::BatchFailed(_) => {
+            Problem::new(Code::Unavailable, "DATABASE_UNAVAILABLE", message).retry(RETRY)
+        }
+        E::Store(error) => of_store(error),
+        E::Internal(what) => {
+            tracing::error!(what, "a call failed");
+            internal_problem()
+        }
+    }
+}
+
+/// A verb that does not fit the saga's state.
+fn of_refusal(refusal: Refusal) -> Problem {
+    let message = refusal.to_string();
+    let precondition = |reason, message| Problem::new(Code::FailedPrecondition, reason, message);
+    match refusal {
+        Refusal::Changed | Refusal::TooLate => Problem::new(Code::Aborted, "SAGA_CHANGED", message),
+        Refusal::HasEnded => precondition("SAGA_ENDED", message),
+        Refusal::IsStuck => precondition("SAGA_STUCK", message),
+        Refusal::PastThePivot => precondition("PAST_THE_PIVOT", message),
+        Refusal::NotAtStep => precondition("NOT_AT_STEP", message),
+        Refusal::Illegal => {
+            tracing::error!(what = %refusal, "a saga cannot be steered");
+            internal_problem()
+        }
+    }
+}
+
+fn internal_problem() -> Problem {
+    Problem::new(
+        Code::Internal,
+        "INTERNAL",
+        "an internal error; the server's log says more",
+    )
 }

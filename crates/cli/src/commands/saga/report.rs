@@ -88,8 +88,7 @@ pub(super) fn one(saga: &Saga, steps: &[SagaStep]) -> String {
         ),
         ("deadline", optional_time(saga.deadline.as_ref())),
         ("wakes", optional_time(saga.wake_time.as_ref())),
-        ("replica", saga.owner.clone()),
-        ("revision", number(saga.revision)),
+        ("executor", saga.owner.clone()),
     ]);
     let mut parts = vec![fields, steps_table(steps)];
     parts.extend(advice(saga));
@@ -261,11 +260,12 @@ pub(super) fn line(event: &SagaEvent, start: Option<&Timestamp>) -> String {
         text.push_str(&format!("{}: ", table::clean(&event.step)));
     }
     text.push_str(&words(event));
-    if !event.actor.is_empty() {
+    // What began with the saga needs no name but on its first line; whoever steers gives a reason.
+    if !event.reason.is_empty() {
+        let (actor, reason) = (table::clean(&event.actor), table::clean(&event.reason));
+        text.push_str(&format!(" by {actor} ({reason})"));
+    } else if event.kind() == SagaEventKind::Created && !event.actor.is_empty() {
         text.push_str(&format!(" by {}", table::clean(&event.actor)));
-        if !event.reason.is_empty() {
-            text.push_str(&format!(" ({})", table::clean(&event.reason)));
-        }
     }
     text
 }
