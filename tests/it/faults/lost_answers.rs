@@ -1,6 +1,7 @@
 //! Connections to the database that are lost at the worst moment: the commit may have happened, and nobody says so.
 
 use std::{
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -25,7 +26,8 @@ use crate::history::{
     watching::Endpoints,
 };
 
-/// Cuts all connections at random moments.
+/// Cuts all connections at random moments, a number of times: a slow machine would otherwise never get anything done between
+/// two cuts.
 struct Cutter {
     stop: Arc<AtomicBool>,
     task: JoinHandle<usize>,
@@ -34,13 +36,14 @@ struct Cutter {
 // === impl Cutter ===
 
 impl Cutter {
-    fn start(proxy: Arc<Proxy>, seed: u64, pause_ms: std::ops::Range<u64>) -> Self {
+    fn start(proxy: &Arc<Proxy>, seed: u64, times: usize, pause_ms: Range<u64>) -> Self {
+        let proxy = Arc::clone(proxy);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let mut random = StdRng::seed_from_u64(seed);
         let task = tokio::spawn(async move {
             let mut cuts = 0;
-            while !stopped.load(Ordering::Relaxed) {
+            while cuts < times && !stopped.load(Ordering::Relaxed) {
                 sleep(Duration::from_millis(random.random_range(pause_ms.clone()))).await;
                 proxy.cut();
                 cuts += 1;
@@ -243,7 +246,7 @@ async fn publishes_through_a_network_that_is_cut_at_random() {
     let server = server.start().await;
     let endpoints = Endpoints::new([server.grpc_endpoint()]);
     let mut watcher = Recorder::new("watcher", StartAt::Earliest);
-    let cutter = Cutter::start(Arc::clone(&proxy), seed, 5..120);
+    let cutter = Cutter::start(&proxy, seed, 60, 5..120);
     let writers = Writers::start(6, seed, &endpoints);
     let stubborn = futures::future::join_all((0..6).map(|writer| {
         let endpoints = endpoints.clone();
@@ -294,7 +297,7 @@ async fn a_refresh_through_a_network_that_is_cut_at_random() {
     let server = registry.server().database_url(url).start().await;
     let caller = Caller::to(&server).await;
     let run = caller.start_refresh().await.refresh.expect("has one");
-    let cutter = Cutter::start(Arc::clone(&proxy), seed, 80..400);
+    let cutter = Cutter::start(&proxy, seed, 15, 80..400);
     eventually("the refresh ends in spite of the cuts", async || {
         let state = format!("SELECT state FROM refresh_run WHERE id = '{}'", run.id);
         let state = database.psql(&state).await;
