@@ -32,7 +32,8 @@ pub use error::Error;
 pub use stored::{DefinitionRef, SagaEventView, SagaFilter, SagaView, StartSaga, StoredDefinition};
 
 use crate::{
-    Actions, Definition, Event, KnownActions, Saga, SecretSource, Step, Verb, check::check, machine::Effect,
+    Actions, Definition, Event, KnownActions, Saga, SecretSource, Step, Verb, check::check,
+    machine::Effect,
 };
 use carry::{Disposition, InHand};
 
@@ -386,16 +387,24 @@ impl Engine {
         let row = self.inner.store.saga(id).await?;
         let row = row.ok_or_else(|| Error::not_found(id))?;
         let steps = self.plan(&row.plan_hash).await?;
-        let rows = self
-            .inner
-            .store
-            .saga_events(id, SagaEventView::version_of(after_seq), i64::from(limit))
-            .await?;
+        let mut version = SagaEventView::version_of(after_seq);
         let mut events = Vec::new();
-        for row in &rows {
-            events.extend(SagaEventView::read(row, &steps)?);
+        // A transition may have no event that is asked for, so that rows are read until there are enough events, or no more rows.
+        while events.len() < limit as usize {
+            let rows = self
+                .inner
+                .store
+                .saga_events(id, version, i64::from(limit) + 1)
+                .await?;
+            let Some(last) = rows.last() else {
+                break;
+            };
+            version = last.version;
+            for row in &rows {
+                let of_row = SagaEventView::read(row, &steps)?;
+                events.extend(of_row.into_iter().filter(|event| event.seq > after_seq));
+            }
         }
-        events.retain(|event| event.seq > after_seq);
         events.truncate(limit as usize);
         Ok(events)
     }

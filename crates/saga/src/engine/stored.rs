@@ -319,6 +319,9 @@ impl SagaEventView {
         let mut all = records.records;
         if row.version == 1 {
             all.insert(0, json!({ "type": "created" }));
+        } else if all.is_empty() && !row.actor.is_empty() {
+            // Who steered and why is kept, also where it changed nothing.
+            all.push(json!({ "type": "steered" }));
         }
         Ok((first..)
             .zip(all)
