@@ -24,11 +24,16 @@ impl Applying<'_> {
             Verb::Skip { seen, output } => self.skip(state, &seen, output)?,
             Verb::Abandon(seen) => {
                 self.check_version(&seen)?;
-                if let Some(at) = self.saga.at
-                    && let Leg::Running { attempt, .. } = *self.leg(at)
-                {
-                    self.effects.push(Effect::AskToStop { step: at, attempt });
+                if let Some(at) = self.saga.at {
+                    let attempt = self.saga.steps[at].attempt(self.saga.direction);
+                    if seen.step != at || seen.attempt != attempt {
+                        return Err(Refusal::Changed);
+                    }
+                    if matches!(*self.leg(at), Leg::Running { .. }) {
+                        self.effects.push(Effect::AskToStop { step: at, attempt });
+                    }
                 }
+                "abandoned".clone_into(&mut self.saga.reason);
                 self.end(State::Abandoned);
             }
         }
@@ -129,7 +134,11 @@ impl Applying<'_> {
                 };
                 self.go_on()?;
             }
-            State::Running | State::Compensating => self.saga.pause_requested = false,
+            State::Running | State::Compensating => {
+                if std::mem::take(&mut self.saga.pause_requested) {
+                    self.records.push(Record::Resumed);
+                }
+            }
             State::Pending => {}
             State::Stuck => return Err(Refusal::IsStuck),
             State::Completed | State::Compensated | State::Abandoned => {
@@ -207,7 +216,11 @@ impl Applying<'_> {
 
     fn go_again(&mut self) {
         self.saga.state = match self.saga.direction {
-            Direction::Forward => State::Running,
+            Direction::Forward => {
+                // What it was stuck for is dealt with.
+                self.saga.reason.clear();
+                State::Running
+            }
             Direction::Backward => State::Compensating,
         };
     }

@@ -17,7 +17,7 @@ statements! {
          triggered_by, labels, inputs, context, priority, concurrency_key, request_key, body_hash, \
          deadline_us, state, machine, version, last_write, owner, wake_us, crashes, created_us, started_us, \
          ended_us) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, 1, \
-         $18, $19, $20, 0, " now ", NULL, NULL) ON CONFLICT (request_key) DO NOTHING"
+         $18, $19, $20, 0, " now ", CASE WHEN $16 = 'pending' THEN NULL ELSE " now " END, NULL) ON CONFLICT (request_key) DO NOTHING"
     ];
     /// The saga that a request led to.
     FIND = "saga_find_request" => ["SELECT * FROM saga WHERE request_key = $1"];
@@ -30,7 +30,8 @@ statements! {
     ];
     /// Lets a saga begin that got its key at once.
     SETTLE = "saga_settle" => [
-        "UPDATE saga SET state = $2, machine = $3, owner = $4, wake_us = $5 WHERE id = $1"
+        "UPDATE saga SET state = $2, machine = $3, owner = $4, wake_us = $5, \
+         started_us = CASE WHEN $2 = 'pending' THEN NULL ELSE " now " END WHERE id = $1"
     ];
     /// Takes a concurrency key, or learns who holds it; locks its row either way.
     KEY = "saga_key_take" => [
