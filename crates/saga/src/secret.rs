@@ -37,7 +37,7 @@ pub trait SecretSource: Send + Sync {
 pub enum SecretError {
     /// The name is not a name.
     #[error(
-        "`{name}` is no name of a secret: upper-case letters, digits and `_`, beginning with a letter, at most 64 bytes"
+        "`{name}` is no name of a secret: upper-case letters, digits and single `_`, beginning with a letter, at most 64 bytes"
     )]
     Name {
         /// What was asked for.
@@ -81,11 +81,12 @@ pub struct Secrets {
     spellings: Vec<String>,
 }
 
-/// Whether it can name a secret.
+/// Whether it can name a secret. Two underscores in a variable's name divide a section of the configuration from a key.
 #[must_use]
 pub fn is_secret_name(name: &str) -> bool {
     name.len() <= SECRET_NAME_BYTES_MAX
         && name.starts_with(|first: char| first.is_ascii_uppercase())
+        && !name.contains("__")
         && name
             .bytes()
             .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
@@ -297,7 +298,9 @@ mod tests {
         assert!(told(&with, "BIG").contains("65537 bytes"));
         let short = told(&with, "SHORT");
         assert!(short.contains("4 bytes") && !short.contains("abc"));
-        assert!(told(&with, "../TOKEN").contains("no name of a secret"));
+        for name in ["../TOKEN", "token", "A__B", "", "9A"] {
+            assert!(told(&with, name).contains("no name of a secret"), "{name}");
+        }
     }
 
     #[test]

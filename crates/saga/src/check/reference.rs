@@ -56,7 +56,7 @@ fn problem(reference: &Reference, is_undo: bool, place: &Place<'_>) -> Option<St
         "secret" => match member {
             Some(name) if is_secret_name(name) && reference.path.len() == 2 => None,
             Some(_) | None => Some(format!(
-                "`{}` names no secret: write `secret.NAME`, where NAME has upper-case letters, digits and `_` and begins with \
+                "`{}` names no secret: write `secret.NAME`, where NAME has upper-case letters, digits and single `_` and begins with \
                  a letter",
                 reference.path.join(".")
             )),
