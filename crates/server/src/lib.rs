@@ -3,6 +3,7 @@
 //! [`run`] is the whole life of a replica: telemetry, database, memory, ports, work, and the way out. What it serves is in
 //! `grpc` and `http`; what it does by itself is in `schedule`, `maintenance` and the catalogue's own executor.
 
+mod actions;
 pub mod config;
 mod grpc;
 mod health;

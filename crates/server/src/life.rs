@@ -3,7 +3,7 @@
 use std::{io, io::Write as _, net::SocketAddr, sync::Arc, time::Duration};
 
 use steadfast_catalog::Catalog;
-use steadfast_saga::{Actions, Engine, Options as SagaOptions, SecretPlaces};
+use steadfast_saga::{Engine, Options as SagaOptions, SecretPlaces};
 use steadfast_store::{MigrateReport, Options as StoreOptions, Retention, Store, Wakeups};
 use steadfast_types::{ReplicaId, Timestamp};
 use steadfast_watch::{Hub, Options as HubOptions};
@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    VERSION,
+    VERSION, actions,
     config::Config,
     grpc::{self, Serving},
     health::Health,
@@ -142,8 +142,8 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), Error> {
     let sagas = Engine::start_engine(
         store.clone(),
         wakeups.clone(),
-        Actions::new(),
-        Arc::new(SecretPlaces::new(None)),
+        actions::actions(&config, &store, &wakeups, &catalog)?,
+        Arc::new(SecretPlaces::new(config.saga.secrets_dir.clone())),
         SagaOptions {
             lease_duration: config.lease.duration,
             ..SagaOptions::default()

@@ -28,7 +28,7 @@ pub use error::{ConfigError, ConfigErrors, Origin};
 use layers::Layers;
 pub use print::init_file;
 use reader::Reader;
-pub use sections::{Database, Lease, Limits, LogFormat, Server, Telemetry, Upstream, Watch};
+pub use sections::{Database, Lease, Limits, LogFormat, Saga, Server, Telemetry, Upstream, Watch};
 pub use source::{Source, SourceKind};
 pub use url::DatabaseUrl;
 
@@ -58,6 +58,8 @@ pub struct Config {
     pub upstream: Upstream,
     /// Logs and traces.
     pub telemetry: Telemetry,
+    /// What the steps of sagas may do.
+    pub saga: Saga,
     /// Leases.
     pub lease: Lease,
     file: Option<PathBuf>,
@@ -147,6 +149,7 @@ impl Config {
             catalog: Catalog::read(reader),
             upstream: Upstream::read(reader),
             telemetry: Telemetry::read(reader),
+            saga: Saga::read(reader),
             lease: Lease::read(reader),
             file: None,
             settings: layers::Settings::new(),

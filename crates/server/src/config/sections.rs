@@ -133,6 +133,17 @@ pub enum LogFormat {
     Json,
 }
 
+/// What the steps of sagas may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Saga {
+    /// Whether `http` steps may go to this machine and its link.
+    pub http_allow_local: bool,
+    /// The largest answer of an `http` step that is kept.
+    pub http_body_max_bytes: usize,
+    /// The folder of secrets, one file each; `None` for the environment alone.
+    pub secrets_dir: Option<PathBuf>,
+}
+
 /// Leases.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
@@ -317,6 +328,18 @@ pub(super) fn is_http(url: &str) -> bool {
         matches!(uri.scheme_str(), Some("http" | "https"))
             && uri.host().is_some_and(|host| !host.is_empty())
     })
+}
+
+// === impl Saga ===
+
+impl Saga {
+    pub(super) fn read(reader: &mut Reader) -> Self {
+        Self {
+            http_allow_local: reader.boolean("saga.http_allow_local"),
+            http_body_max_bytes: reader.integer("saga.http_body_max_bytes", KIB..=64 * KIB),
+            secrets_dir: reader.optional_text("saga.secrets_dir").map(PathBuf::from),
+        }
+    }
 }
 
 // === impl Lease ===
