@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File, TryLockError},
+    io,
     path::Path,
     str::FromStr,
     time::Duration,
@@ -10,12 +11,14 @@ use std::{
 use sqlx::{
     Connection as _, Executor as _,
     pool::PoolOptions,
-    postgres::{PgConnectOptions, PgPoolOptions},
+    postgres::{PgConnectOptions, PgConnection, PgPoolOptions},
     sqlite::{
         SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions,
         SqliteSynchronous,
     },
 };
+use steadfast_types::Backoff;
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::Db;
 use crate::{Error, Options};
@@ -57,6 +60,7 @@ async fn postgres(options: &Options) -> Result<Db, Error> {
     let connect = PgConnectOptions::from_str(&options.url)
         .map_err(|_| Error::InvalidUrl)?
         .application_name("steadfast");
+    reach(&connect, options.connect_timeout).await?;
     // Set after connecting rather than as start-up parameters, which connection poolers refuse. Every statement reads a few rows
     // by an index or a whole small table; plans outlive the size of the tables that they were made for, and compiling one, as
     // the server would for its wrong guess of what a page costs, takes a thousand times longer than running it.
@@ -95,6 +99,34 @@ async fn postgres(options: &Options) -> Result<Db, Error> {
         pool,
         silence: options.statement_timeout + SILENCE,
     })
+}
+
+/// Connects once, as patiently as the pool would. The pool would only say that time ran out; this says why.
+async fn reach(connect: &PgConnectOptions, patience: Duration) -> Result<(), Error> {
+    let until = Instant::now() + patience;
+    let mut waits = Backoff::RECONNECT.waits();
+    loop {
+        let error = match timeout_at(until, PgConnection::connect_with(connect)).await {
+            Ok(Ok(connection)) => return connection.close().await.map_err(Error::before_commit),
+            Ok(Err(error)) => error,
+            Err(_) => sqlx::Error::Io(io::ErrorKind::TimedOut.into()),
+        };
+        let next = Instant::now() + waits.next().unwrap_or(Backoff::RECONNECT.maximum);
+        if next >= until || !may_come_up(&error) {
+            return Err(Error::before_commit(error));
+        }
+        sleep_until(next).await;
+    }
+}
+
+/// Whether the server may be starting, rather than refuse.
+fn may_come_up(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) => true,
+        // "The database system is starting up."
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| code == "57P03"),
+        _ => false,
+    }
 }
 
 async fn sqlite(path: &Path, write: bool) -> Result<(Db, Option<File>), Error> {
