@@ -124,8 +124,8 @@ fn message(schedule: steadfast_store::Schedule) -> api::Schedule {
         cron: schedule.cron,
         time_zone: schedule.time_zone,
         paused: schedule.paused,
-        // A refresh that comes due while one is running joins it.
-        overlap_policy: api::OverlapPolicy::Skip.into(),
+        // A refresh that comes due while one is running that may have read something already waits for that one.
+        overlap_policy: api::OverlapPolicy::Queue.into(),
         missed_run_policy: api::MissedRunPolicy::Once.into(),
         next_run_time: schedule.next_due.map(time_message),
         last_run_time: schedule.last_run.map(time_message),
