@@ -1,9 +1,11 @@
 //! Integration tests against the real binary; the tree mirrors the API.
 
+mod cli;
 mod faults;
 mod foreign;
 mod history;
 mod house;
+mod http;
 mod npm;
 mod refresh;
 mod registry;

@@ -8,6 +8,7 @@
 pub mod foreign;
 pub mod history;
 pub mod npm;
+pub mod otlp;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
