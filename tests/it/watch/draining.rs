@@ -1,15 +1,16 @@
 //! A server that is told to stop says goodbye.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use steadfast_client::{
     Code,
     api::watch::v1::{WatchRequest, watch_response::Event},
 };
-use steadfast_testkit::Signal;
+use steadfast_testkit::{NpmServer, Signal};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use super::{change, next, open, publish};
-use crate::scene::{Engine, NoRegistry};
+use crate::scene::{Engine, NoRegistry, Scene, configuration, eventually, registry};
 
 #[tokio::test]
 async fn streams_get_their_cursor_and_a_time_to_come_back() {
@@ -57,22 +58,43 @@ async fn streams_get_their_cursor_and_a_time_to_come_back() {
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_it_at_once() {
-    let npm = crate::scene::registry().await;
-    // Something that keeps it from stopping: it is handed back, or left behind.
+async fn a_silent_upstream_does_not_keep_it_from_stopping() {
+    let npm = registry().await;
     let _gate = npm.hold("*");
-    let configured = |npm: &steadfast_testkit::NpmServer| {
-        crate::scene::configuration(npm, &["left-pad"])
-            .replace("timeout_ms = 400", "timeout_ms = 60000")
+    let configured = |npm: &NpmServer| {
+        configuration(npm, &["left-pad"]).replace("timeout_ms = 400", "timeout_ms = 60000")
     };
-    let mut scene =
-        crate::scene::Scene::over(Engine::Sqlite, npm, &configured, |builder| builder).await;
+    let mut scene = Scene::over(Engine::Sqlite, npm, &configured, |builder| builder).await;
     scene.npm.wait_for_requests("/left-pad", 1).await;
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     let status = scene.server.stop().await;
     assert!(status.success(), "{status}: {}", scene.server.log());
     assert!(
         began.elapsed() < Duration::from_secs(8),
         "it waits for no upstream"
     );
+}
+
+/// What a shell counts an interrupted program as.
+const EXIT_SECOND_SIGNAL: i32 = 130;
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    let mut scene = NoRegistry::start(Engine::Sqlite).await;
+    let url = scene.server.http_url();
+    let address = url.trim_start_matches("http://");
+    let mut half = TcpStream::connect(address).await.expect("it listens");
+    // Half a request is waited for until the grace period is over.
+    let request = format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\n");
+    half.write_all(request.as_bytes()).await.expect("it reads");
+    scene.server.signal(Signal::SIGTERM);
+    eventually("the server to stop", async || {
+        scene.server.log().contains("shutting down").then_some(())
+    })
+    .await;
+    scene.server.signal(Signal::SIGTERM);
+    let began = Instant::now();
+    let status = scene.server.wait_exit().await;
+    assert_eq!(status.code(), Some(EXIT_SECOND_SIGNAL), "{status}");
+    assert!(began.elapsed() < Duration::from_secs(5));
 }

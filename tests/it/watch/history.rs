@@ -8,13 +8,14 @@ use steadfast_client::{
     api::{
         common::v1::Cursor,
         watch::v1::{
-            OnCompacted, ResetReason, Start, WatchRequest, start::Position, watch_response::Event,
+            GetHeadRequest, OnCompacted, ResetReason, Start, WatchRequest, start::Position,
+            watch_response::Event,
         },
     },
 };
 
 use super::{change, next, open, publish};
-use crate::scene::{Engine, NoRegistry};
+use crate::scene::{Engine, NoRegistry, eventually};
 
 const STRANGER: &str = "01900000-0000-7000-8000-000000000000";
 
@@ -28,6 +29,13 @@ async fn a_cursor_of_another_history_is_reset_or_refused() {
             cursors.push(publish(&connection, vec![change("app/x", &number.to_string())]).await);
         }
         let last = cursors[2].clone();
+        // A reset tells the head of the replica's memory, so that has to be there.
+        eventually("the replica to have read its log", async || {
+            let call = connection.watches().get_head(GetHeadRequest {}).await;
+            let applied = call.expect("an answer").into_inner().applied_revision;
+            (applied == last.revision).then_some(())
+        })
+        .await;
         for forged in [
             Cursor {
                 store_id: STRANGER.to_owned(),
