@@ -94,7 +94,7 @@ async fn a_batch_answers_in_order_and_one_failure_fails_no_other() {
     let scene = Scene::filled(Engine::Sqlite).await;
     let specifiers = [
         "@openfn/language-http@^7",
-        "@openfn/language-nope",
+        "@openfn/language-htp",
         "left-pad@1.3.0",
         "not a name",
         "json.patch@9",
@@ -107,6 +107,8 @@ async fn a_batch_answers_in_order_and_one_failure_fails_no_other() {
     assert_eq!(output.status.code(), Some(3), "some failed: {output:?}");
     let rows: Vec<_> = output.stdout.lines().skip(1).collect();
     assert_eq!(rows.len(), specifiers.len());
+    let named = rows[1].matches("@openfn/language-http").count();
+    assert_eq!(named, 1, "the nearest name is told once: {}", rows[1]);
     for (row, (specifier, note)) in rows.iter().zip(specifiers.into_iter().zip([
         "7.2.0",
         "PACKAGE_NOT_FOUND",

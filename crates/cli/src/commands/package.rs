@@ -347,8 +347,13 @@ fn outcomes_text(outcomes: &[(&String, Option<&Outcome>)]) -> String {
 
 fn error_text(error: &ItemError) -> String {
     let nearest = match error.metadata.get("nearest") {
-        Some(names) if !names.is_empty() => format!("; did you mean {names}?"),
+        Some(names) if !names.is_empty() => names.replace(',', ", "),
         _ => String::new(),
+    };
+    let nearest = if nearest.is_empty() || error.message.contains(&nearest) {
+        String::new()
+    } else {
+        format!("; did you mean {nearest}?")
     };
     let name = if error.reason.is_empty() {
         code_name(Code::from(error.code))
