@@ -16,10 +16,11 @@ mod tests;
 
 use std::{future::Future, io, time::Duration};
 
-use sqlx::{PgPool, Postgres, Sqlite, SqlitePool, Transaction};
+use sqlx::{Executor as _, PgPool, Sqlite, SqlitePool, Transaction};
 
 pub(crate) use open::open;
 pub(crate) use sql::{Sql, statements};
+use statement::Borrowed;
 pub(crate) use statement::Statement;
 
 use crate::{Engine, Error};
@@ -48,8 +49,9 @@ pub(crate) enum Db {
 pub(crate) enum Tx {
     /// PostgreSQL.
     Postgres {
-        /// The transaction.
-        tx: Transaction<'static, Postgres>,
+        /// The connection that is inside it. It goes back to the pool only once the transaction has ended for certain: the
+        /// driver's own transaction, given up while it begins, would stay open there and swallow what runs next.
+        connection: Borrowed,
         /// See [`Db::Postgres`].
         silence: Duration,
     },
@@ -87,15 +89,9 @@ impl Db {
     /// Begins a transaction that writes: READ COMMITTED on PostgreSQL, the one writer on SQLite.
     pub(crate) async fn begin(&self) -> Result<Tx, Error> {
         Ok(match self {
-            Self::Postgres { pool, silence } => Tx::Postgres {
-                tx: answer(
-                    *silence,
-                    pool.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED"),
-                )
-                .await
-                .map_err(Error::before_commit)?,
-                silence: *silence,
-            },
+            Self::Postgres { pool, silence } => {
+                begin(pool, *silence, "BEGIN ISOLATION LEVEL READ COMMITTED").await?
+            }
             Self::Sqlite { writer, .. } => Tx::Sqlite(
                 writer
                     .begin_with("BEGIN IMMEDIATE")
@@ -108,15 +104,10 @@ impl Db {
     /// Begins a transaction whose statements all read one snapshot.
     pub(crate) async fn begin_snapshot(&self) -> Result<Tx, Error> {
         Ok(match self {
-            Self::Postgres { pool, silence } => Tx::Postgres {
-                tx: answer(
-                    *silence,
-                    pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
-                )
-                .await
-                .map_err(Error::before_commit)?,
-                silence: *silence,
-            },
+            Self::Postgres { pool, silence } => {
+                let snapshot = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+                begin(pool, *silence, snapshot).await?
+            }
             Self::Sqlite { readers, .. } => {
                 Tx::Sqlite(readers.begin().await.map_err(Error::before_commit)?)
             }
@@ -141,7 +132,10 @@ impl Tx {
     /// A statement inside this transaction.
     pub(crate) fn statement(&mut self, sql: &'static Sql) -> Statement<'_> {
         match self {
-            Self::Postgres { tx, silence } => Statement::postgres(sql, tx, *silence),
+            Self::Postgres {
+                connection,
+                silence,
+            } => Statement::postgres(sql, connection, *silence),
             Self::Sqlite(tx) => Statement::sqlite(sql, tx),
         }
     }
@@ -149,20 +143,50 @@ impl Tx {
     /// Commits. If the connection is lost meanwhile, the error says that the outcome is unknown.
     pub(crate) async fn commit(self) -> Result<(), Error> {
         match self {
-            Self::Postgres { tx, silence } => answer(silence, tx.commit()).await,
+            Self::Postgres {
+                connection,
+                silence,
+            } => end(connection, silence, "COMMIT").await,
             Self::Sqlite(tx) => tx.commit().await,
         }
         .map_err(Error::at_commit)
     }
 
-    /// Rolls back. Only needed where the connection should be free again before going on.
+    /// Rolls back. Only needed where the connection should be free again before going on, or is worth keeping.
     pub(crate) async fn rollback(self) -> Result<(), Error> {
         match self {
-            Self::Postgres { tx, silence } => answer(silence, tx.rollback()).await,
+            Self::Postgres {
+                connection,
+                silence,
+            } => end(connection, silence, "ROLLBACK").await,
             Self::Sqlite(tx) => tx.rollback().await,
         }
         .map_err(Error::before_commit)
     }
+}
+
+/// Begins a transaction on PostgreSQL.
+async fn begin(pool: &PgPool, silence: Duration, statement: &'static str) -> Result<Tx, Error> {
+    let connection = pool.acquire().await.map_err(Error::before_commit)?;
+    let mut connection = Borrowed::from(connection);
+    answer(silence, connection.execute(statement))
+        .await
+        .map_err(Error::before_commit)?;
+    Ok(Tx::Postgres {
+        connection,
+        silence,
+    })
+}
+
+/// Ends a transaction on PostgreSQL and gives its connection back.
+async fn end(
+    mut connection: Borrowed,
+    silence: Duration,
+    statement: &'static str,
+) -> Result<(), sqlx::Error> {
+    answer(silence, connection.execute(statement)).await?;
+    connection.give_back();
+    Ok(())
 }
 
 /// Waits for an answer of the server, but not for ever: a host that vanished closes no connection.

@@ -108,9 +108,9 @@ macro_rules! effect {
     };
 }
 
-/// A connection of the pool that goes back to it only after its statement was answered. One that is waited for no longer, or in
+/// A connection of the pool that goes back to it only after its statement, or its transaction, was answered. One that is waited for no longer, or in
 /// vain, is closed: the pool would wait for its answer, and for a host that vanished it would do so for a quarter of an hour.
-struct Borrowed {
+pub(crate) struct Borrowed {
     connection: PoolConnection<Postgres>,
     answered: bool,
 }
@@ -199,6 +199,13 @@ impl From<PoolConnection<Postgres>> for Borrowed {
             connection,
             answered: false,
         }
+    }
+}
+
+impl Borrowed {
+    /// Says that nothing is under way on it.
+    pub(super) fn give_back(mut self) {
+        self.answered = true;
     }
 }
 

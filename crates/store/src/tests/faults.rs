@@ -178,3 +178,48 @@ async fn a_server_that_falls_silent_is_given_up() {
     let after = tokio::time::timeout(given_up, store.publish(publish("after"))).await;
     assert!(matches!(after, Ok(Ok(_))), "{after:?}");
 }
+
+/// A caller that leaves while its transaction is being begun, as every cancelled call may. Were that transaction left open on a
+/// connection of the pool, whatever ran there next would be acknowledged and never committed.
+#[tokio::test]
+async fn a_transaction_that_is_given_up_while_it_begins_takes_no_other_with_it() {
+    let database = TestDatabase::create_empty().await;
+    let options = Options {
+        url: database.url(),
+        max_connections: 1,
+        ..Options::default()
+    };
+    let store = Store::open(&options).await.unwrap();
+    store.migrate().await.unwrap();
+    publish_among_the_given_up(&store).await;
+    // As somebody else sees it.
+    let count = "SELECT count(*) FROM change_log WHERE revision > 0";
+    assert_eq!(database.psql(count).await, "40");
+
+    let fixture = sqlite().await;
+    publish_among_the_given_up(&fixture.store).await;
+    // Read on another connection than it was written on.
+    let head = fixture.store.head().await.unwrap();
+    assert_eq!(head.cursor.revision.0, 40);
+}
+
+async fn publish_among_the_given_up(store: &Store) {
+    let mut given_up = 0;
+    for _ in 0..20 {
+        for write in [true, false] {
+            let beginning = async {
+                match write {
+                    true => store.db().begin().await.unwrap(),
+                    false => store.db().begin_snapshot().await.unwrap(),
+                };
+            };
+            tokio::select! {
+                biased;
+                () = beginning => {}
+                () = tokio::task::yield_now() => given_up += 1,
+            }
+            store.publish(publish("kept")).await.unwrap();
+        }
+    }
+    assert!(given_up > 10, "{given_up} were given up");
+}
