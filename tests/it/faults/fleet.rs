@@ -246,13 +246,32 @@ where
     }
 }
 
-/// Both answer the same: each lookup's bytes, and where it was read.
+/// Both come to stand at the newest revision, and answer the same there: each lookup's bytes, and where it was read.
 pub(crate) async fn assert_same(one: &Caller, other: &Caller, names: &[String]) {
-    eventually("both stand at the same place", async || {
-        (one.read_state().await == other.read_state().await).then_some(())
+    let head = one.head().await.expect("the database is there").head;
+    let head = head.expect("is set").revision;
+    eventually("both stand at the head", async || {
+        let state = one.read_state().await;
+        (state.revision == head && state == other.read_state().await).then_some(())
     })
     .await;
-    assert_eq!(one.catalogue(names).await, other.catalogue(names).await);
+    assert_same_answers(
+        names,
+        &one.catalogue(names).await,
+        &other.catalogue(names).await,
+    );
+}
+
+/// Compares two catalogues without printing all of both.
+pub(crate) fn assert_same_answers(names: &[String], one: &[Answers], other: &[Answers]) {
+    let different: Vec<_> = names
+        .iter()
+        .zip(one.iter().zip(other))
+        .filter(|(_, (one, other))| one != other)
+        .map(|(name, _)| name)
+        .collect();
+    assert!(different.is_empty(), "other answers about {different:?}");
+    assert_eq!(one.len(), other.len());
 }
 
 /// Asks the HTTP side: status and body.

@@ -9,7 +9,7 @@ use steadfast_testkit::{
 };
 use tokio::time::{Instant, sleep, timeout};
 
-use super::fleet::{Caller, Registry, eventually, http_get};
+use super::fleet::{Answers, Caller, Registry, assert_same_answers, eventually, http_get};
 use crate::history::{
     publishing::{Acknowledged, DEADLINE, change, publish, publish_all},
     recording::{PATIENCE, Recorder},
@@ -100,6 +100,11 @@ impl Scene {
         body
     }
 
+    async fn assert_answers(&self, expected: &[Answers]) {
+        let names = &self.registry.names;
+        assert_same_answers(names, &self.caller.catalogue(names).await, expected);
+    }
+
     /// Publishes in bursts while others are still waiting, and returns what failed.
     async fn publishes_in_vain(&self) {
         let began = Instant::now();
@@ -156,7 +161,7 @@ async fn comes_and_goes(away: Away) {
         scene.readiness().await.contains("degraded").then_some(())
     })
     .await;
-    assert_eq!(caller.catalogue(&scene.registry.names).await, answers);
+    scene.assert_answers(&answers).await;
     let (head_error, refresh_error, ()) = tokio::join!(
         async {
             caller
@@ -173,7 +178,7 @@ async fn comes_and_goes(away: Away) {
     );
     assert_away(&head_error, "GetHead");
     assert_away(&refresh_error, "StartRefresh");
-    assert_eq!(caller.catalogue(&scene.registry.names).await, answers);
+    scene.assert_answers(&answers).await;
     // Streams are open, and say so; another one can be opened from memory.
     for stream in [&mut stream, &mut filtered_stream] {
         let sign = timeout(PATIENCE, stream.next()).await;
@@ -212,7 +217,7 @@ async fn comes_and_goes(away: Away) {
     .await;
     let run = caller.start_refresh().await.refresh.expect("has one");
     caller.ended(&run.id).await;
-    assert_eq!(caller.catalogue(&scene.registry.names).await, answers);
+    scene.assert_answers(&answers).await;
 
     let committed = truth::parse(&scene.cluster.psql("outage", truth::POSTGRES).await);
     let acknowledged = before.iter().chain([&first]).chain(&after);

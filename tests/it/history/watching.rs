@@ -89,23 +89,27 @@ impl Watchers {
         }
     }
 
-    /// Lets each connect once more and read up to the last revision.
+    /// Lets each connect once more and read up to the last revision. With them come newcomers, one for each way to filter, who
+    /// read all of the log from its beginning, long after memory has forgotten it.
     pub(crate) async fn finish(self, endpoints: &Endpoints, last: Revision) -> Vec<WatcherLog> {
         self.stop.store(true, Ordering::Relaxed);
+        let mut recorders = Vec::new();
+        for task in self.tasks {
+            recorders.push(task.await.expect("a watcher does not panic"));
+        }
+        recorders.extend(FILTERS.iter().map(|filters| {
+            let name = format!("newcomer for {filters:?}");
+            Recorder::new(name, StartAt::Earliest).filtered(filters)
+        }));
         let mut random = StdRng::seed_from_u64(0);
-        let finishing: Vec<_> = self
-            .tasks
-            .into_iter()
-            .map(|task| {
-                let endpoint = endpoints.any(&mut random);
-                async move {
-                    let mut recorder = task.await.expect("a watcher does not panic");
-                    let caught_up = recorder.catch_up(&endpoint, last).await;
-                    caught_up.expect("nothing ends a stream any more");
-                    recorder.into_log(true)
-                }
-            })
-            .collect();
+        let finishing = recorders.into_iter().map(|mut recorder| {
+            let endpoint = endpoints.any(&mut random);
+            async move {
+                let caught_up = recorder.catch_up(&endpoint, last).await;
+                caught_up.expect("nothing ends a stream any more");
+                recorder.into_log(true)
+            }
+        });
         futures::future::join_all(finishing).await
     }
 }
