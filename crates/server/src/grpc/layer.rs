@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     future::Future,
-    panic::AssertUnwindSafe,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{
         Arc,
@@ -14,11 +14,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::FutureExt as _;
 use metrics::{Counter, Gauge, Histogram};
+use tokio::time::Sleep;
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
-use tracing::Instrument as _;
+use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use super::status;
@@ -53,7 +53,9 @@ struct Shared {
     limits: EdgeLimits,
     under_way: AtomicUsize,
     gauge: Gauge,
-    rpcs: HashMap<String, Rpc>,
+    /// Path to place in `rpcs`.
+    places: HashMap<String, usize>,
+    rpcs: Vec<Rpc>,
     other: Rpc,
     traced: bool,
 }
@@ -68,6 +70,26 @@ struct Rpc {
 /// Gives the place back when the call ends, however it ends.
 struct Place(Arc<Shared>);
 
+/// A call on its way. A future of its own rather than an async block: most calls are answered at the first poll, and for those
+/// neither a timer is set nor anything large moved.
+pub(crate) struct Call<F> {
+    state: State<F>,
+    shared: Arc<Shared>,
+    /// Which one in `rpcs`.
+    rpc: Option<usize>,
+    started: Instant,
+    deadline: Option<Duration>,
+    /// Set when the call first has to wait.
+    timer: Option<Pin<Box<Sleep>>>,
+    place: Option<Place>,
+    span: Option<Span>,
+}
+
+enum State<F> {
+    Refused,
+    Running(Pin<Box<F>>),
+}
+
 // === impl EdgeLayer ===
 
 impl EdgeLayer {
@@ -77,19 +99,18 @@ impl EdgeLayer {
         rpcs: impl IntoIterator<Item = (String, bool)>,
         traced: bool,
     ) -> Self {
-        let rpcs = rpcs
-            .into_iter()
-            .map(|(path, streaming)| {
-                let rpc = Rpc::new(path.trim_start_matches('/'), streaming);
-                (path, rpc)
-            })
-            .collect();
+        let (mut places, mut handles) = (HashMap::new(), Vec::new());
+        for (path, streaming) in rpcs {
+            handles.push(Rpc::new(path.trim_start_matches('/'), streaming));
+            places.insert(path, handles.len() - 1);
+        }
         Self {
             shared: Arc::new(Shared {
                 limits,
                 under_way: AtomicUsize::new(0),
                 gauge: metrics::gauge!(metric::RPC_UNDER_WAY),
-                rpcs,
+                places,
+                rpcs: handles,
                 other: Rpc::new("other", true),
                 traced,
             }),
@@ -131,66 +152,92 @@ where
 {
     type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
+    type Future = Call<S::Future>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(context)
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        // Deadlines count from here, so that they end before the transport's own for the same header, whose status says less.
         let started = Instant::now();
-        // Counted from here, so that the deadline ends before the transport's own for the same header, whose status says less.
-        let arrived = tokio::time::Instant::from_std(started);
         let shared = Arc::clone(&self.shared);
-        let path = request.uri().path();
-        let streaming = shared.rpc(path).streaming;
-        let deadline = (!streaming).then(|| {
+        let rpc = shared.places.get(request.uri().path()).copied();
+        let deadline = (!shared.rpc(rpc).streaming).then(|| {
             let asked = request.headers().get("grpc-timeout").and_then(timeout_of);
             asked.unwrap_or(shared.limits.deadline)
         });
-        let place = match deadline.map(|_| Place::take(&shared)) {
-            Some(None) => {
-                let refused = status::overloaded(shared.limits.in_flight).into_http();
-                shared.measure(path, started, &refused);
-                return Box::pin(std::future::ready(Ok(refused)));
-            }
-            Some(Some(place)) => Some(place),
-            None => None,
-        };
-        let path = path.to_owned();
-        let span = shared.span(&path, &request);
-        let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
-        let whole = async move {
-            let answer = match deadline {
-                Some(deadline) => match tokio::time::timeout_at(arrived + deadline, answer).await {
-                    Ok(answer) => answer,
-                    Err(_) => Ok(Ok(status::deadline_exceeded(deadline).into_http())),
-                },
-                None => answer.await,
-            };
-            // The panic hook has logged the panic itself.
-            let Ok(response) =
-                answer.unwrap_or_else(|_| Ok::<_, Infallible>(status::internal().into_http()));
-            shared.measure(&path, started, &response);
-            drop(place);
-            Ok(response)
-        };
-        match span {
-            Some(span) => Box::pin(whole.instrument(span)),
-            None => Box::pin(whole),
+        let place = deadline.and_then(|_| Place::take(&shared));
+        let refused = deadline.is_some() && place.is_none();
+        let span = shared.span(&request);
+        Call {
+            state: if refused {
+                State::Refused
+            } else {
+                State::Running(Box::pin(self.inner.call(request)))
+            },
+            shared,
+            rpc,
+            started,
+            deadline,
+            timer: None,
+            place,
+            span,
         }
+    }
+}
+
+// === impl Call ===
+
+impl<F> Future for Call<F>
+where
+    F: Future<Output = Result<http::Response<Body>, Infallible>>,
+{
+    type Output = Result<http::Response<Body>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let _entered = this.span.as_ref().map(Span::enter);
+        let answer = match &mut this.state {
+            State::Refused => status::overloaded(this.shared.limits.in_flight).into_http(),
+            State::Running(answer) => {
+                match catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(context))) {
+                    Ok(Poll::Ready(Ok(answer))) => answer,
+                    // The panic hook has logged the panic itself.
+                    Err(_) => status::internal().into_http(),
+                    Ok(Poll::Pending) => {
+                        let Some(deadline) = this.deadline else {
+                            return Poll::Pending;
+                        };
+                        let timer = this.timer.get_or_insert_with(|| {
+                            let end = tokio::time::Instant::from_std(this.started) + deadline;
+                            Box::pin(tokio::time::sleep_until(end))
+                        });
+                        if timer.as_mut().poll(context).is_pending() {
+                            return Poll::Pending;
+                        }
+                        status::deadline_exceeded(deadline).into_http()
+                    }
+                }
+            }
+        };
+        this.shared.measure(this.rpc, this.started, &answer);
+        this.place = None;
+        Poll::Ready(Ok(answer))
     }
 }
 
 // === impl Shared ===
 
 impl Shared {
-    fn rpc(&self, path: &str) -> &Rpc {
-        self.rpcs.get(path).unwrap_or(&self.other)
+    fn rpc(&self, place: Option<usize>) -> &Rpc {
+        place
+            .and_then(|place| self.rpcs.get(place))
+            .unwrap_or(&self.other)
     }
 
-    fn measure(&self, path: &str, started: Instant, answer: &http::Response<Body>) {
-        let rpc = self.rpc(path);
+    fn measure(&self, rpc: Option<usize>, started: Instant, answer: &http::Response<Body>) {
+        let rpc = self.rpc(rpc);
         // A unary call that fails answers with headers only; a status in the trailers of a stream is not a failed opening.
         let code =
             Status::from_header_map(answer.headers()).map_or(0, |status| status.code() as usize);
@@ -199,11 +246,11 @@ impl Shared {
     }
 
     /// A span for the call, as a child of the caller's, if traces are exported.
-    fn span(&self, path: &str, request: &http::Request<Body>) -> Option<tracing::Span> {
+    fn span(&self, request: &http::Request<Body>) -> Option<Span> {
         if !self.traced {
             return None;
         }
-        let name = path.trim_start_matches('/');
+        let name = request.uri().path().trim_start_matches('/');
         let span = tracing::info_span!(
             "rpc",
             otel.name = name,
@@ -262,7 +309,69 @@ fn timeout_of(value: &http::HeaderValue) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use std::future::{pending, poll_fn, ready};
+
+    use tonic::Code;
+    use tower::service_fn;
+
     use super::*;
+
+    const PATH: &str = "/a.B/C";
+
+    /// What an edge with one place answers around a service.
+    fn edge<F>(answer: impl Fn() -> F + Clone) -> Edge<impl Inner<Future = F>>
+    where
+        F: Future<Output = Result<http::Response<Body>, Infallible>> + Send + 'static,
+    {
+        let limits = EdgeLimits {
+            in_flight: 1,
+            deadline: Duration::from_millis(1),
+        };
+        let layer = EdgeLayer::new(limits, [(PATH.to_owned(), false)], false);
+        layer.layer(service_fn(move |_| answer()))
+    }
+
+    trait Inner:
+        Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
+    {
+    }
+    impl<S> Inner for S where
+        S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
+    {
+    }
+
+    fn request() -> http::Request<Body> {
+        let request = http::Request::builder().uri(PATH);
+        request.body(Body::default()).unwrap()
+    }
+
+    fn code(answer: Result<http::Response<Body>, Infallible>) -> Code {
+        let answer = answer.unwrap();
+        Status::from_header_map(answer.headers()).map_or(Code::Ok, |status| status.code())
+    }
+
+    #[tokio::test]
+    async fn a_call_that_waits_for_ever_ends_at_its_deadline() {
+        let mut edge = edge(pending);
+        assert_eq!(code(edge.call(request()).await), Code::DeadlineExceeded);
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_internal_error() {
+        let mut edge = edge(|| poll_fn(|_| panic!("on purpose")));
+        assert_eq!(code(edge.call(request()).await), Code::Internal);
+    }
+
+    #[tokio::test]
+    async fn places_are_limited_and_given_back() {
+        let mut edge = edge(|| ready(Ok(http::Response::new(Body::default()))));
+        let first = edge.call(request());
+        assert_eq!(code(edge.call(request()).await), Code::ResourceExhausted);
+        drop(first);
+        let second = edge.call(request());
+        assert_eq!(code(second.await), Code::Ok);
+        assert_eq!(code(edge.call(request()).await), Code::Ok);
+    }
 
     #[test]
     fn timeouts_are_read_as_grpc_writes_them() {

@@ -1,7 +1,11 @@
 //! RegistryService: every answer comes from one snapshot in memory.
 
-use steadfast_api::registry::v1::{
-    self as api, batch_resolve_packages_response as batch, registry_service_server::RegistryService,
+use steadfast_api::{
+    common::v1::Cursor,
+    registry::v1::{
+        self as api, batch_resolve_packages_response as batch,
+        registry_service_server::RegistryService,
+    },
 };
 use steadfast_catalog::{Catalog, Error};
 use tonic::{Request, Response, Status};
@@ -17,14 +21,13 @@ pub(crate) struct RegistryEdge {
 // === impl RegistryEdge ===
 
 impl RegistryEdge {
-    pub(crate) async fn get_package(
-        &self,
-        request: api::GetPackageRequest,
-    ) -> Result<Encoded, Status> {
-        self.catalog
-            .reach(request.min_revision.as_ref())
-            .await
-            .map_err(status)?;
+    /// Waits until memory reflects what the caller has seen.
+    pub(crate) async fn reach(&self, min_revision: Option<&Cursor>) -> Result<(), Status> {
+        self.catalog.reach(min_revision).await.map_err(status)
+    }
+
+    /// Answers at once, whatever `min_revision` says.
+    pub(crate) fn get_package(&self, request: &api::GetPackageRequest) -> Result<Encoded, Status> {
         let snapshot = self.catalog.snapshot();
         let answer = snapshot
             .lookup_package(&request.name, &request.if_none_match)
@@ -32,14 +35,11 @@ impl RegistryEdge {
         Ok(answer.into())
     }
 
-    pub(crate) async fn resolve_package(
+    /// Answers at once, whatever `min_revision` says.
+    pub(crate) fn resolve_package(
         &self,
-        request: api::ResolvePackageRequest,
+        request: &api::ResolvePackageRequest,
     ) -> Result<Encoded, Status> {
-        self.catalog
-            .reach(request.min_revision.as_ref())
-            .await
-            .map_err(status)?;
         let snapshot = self.catalog.snapshot();
         let answer = snapshot
             .lookup_resolution(&request.specifier)
@@ -55,9 +55,9 @@ impl RegistryService for RegistryEdge {
         &self,
         request: Request<api::GetPackageRequest>,
     ) -> Result<Response<api::GetPackageResponse>, Status> {
-        Self::get_package(self, request.into_inner())
-            .await?
-            .decode()
+        let request = request.into_inner();
+        self.reach(request.min_revision.as_ref()).await?;
+        Self::get_package(self, &request)?.decode()
     }
 
     async fn list_packages(
@@ -65,10 +65,7 @@ impl RegistryService for RegistryEdge {
         request: Request<api::ListPackagesRequest>,
     ) -> Result<Response<api::ListPackagesResponse>, Status> {
         let request = request.into_inner();
-        self.catalog
-            .reach(request.min_revision.as_ref())
-            .await
-            .map_err(status)?;
+        self.reach(request.min_revision.as_ref()).await?;
         let snapshot = self.catalog.snapshot();
         snapshot
             .list_packages(&request)
@@ -80,9 +77,9 @@ impl RegistryService for RegistryEdge {
         &self,
         request: Request<api::ResolvePackageRequest>,
     ) -> Result<Response<api::ResolvePackageResponse>, Status> {
-        Self::resolve_package(self, request.into_inner())
-            .await?
-            .decode()
+        let request = request.into_inner();
+        self.reach(request.min_revision.as_ref()).await?;
+        Self::resolve_package(self, &request)?.decode()
     }
 
     async fn batch_resolve_packages(
@@ -90,10 +87,7 @@ impl RegistryService for RegistryEdge {
         request: Request<api::BatchResolvePackagesRequest>,
     ) -> Result<Response<api::BatchResolvePackagesResponse>, Status> {
         let request = request.into_inner();
-        self.catalog
-            .reach(request.min_revision.as_ref())
-            .await
-            .map_err(status)?;
+        self.reach(request.min_revision.as_ref()).await?;
         let resolved = self
             .catalog
             .batch_resolve(&request.specifiers)

@@ -27,6 +27,7 @@ use super::{
     raw::{Encoded, RawCodec},
     registry::RegistryEdge,
     schema::SchemaEdge,
+    status,
     watch::WatchEdge,
 };
 
@@ -111,17 +112,23 @@ impl Service<http::Request<Body>> for RegistryRoute {
             "/steadfast.registry.v1.RegistryService/GetPackage" => unary(
                 request,
                 self.max_bytes,
-                move |request: registry::GetPackageRequest| {
-                    let edge = Arc::clone(&edge);
-                    async move { edge.get_package(request).await }
+                move |request: registry::GetPackageRequest| match request.min_revision {
+                    None => Reply::now(edge.get_package(&request)),
+                    Some(_) => Reply::later(async move {
+                        edge.reach(request.min_revision.as_ref()).await?;
+                        edge.get_package(&request)
+                    }),
                 },
             ),
             "/steadfast.registry.v1.RegistryService/ResolvePackage" => unary(
                 request,
                 self.max_bytes,
-                move |request: registry::ResolvePackageRequest| {
-                    let edge = Arc::clone(&edge);
-                    async move { edge.resolve_package(request).await }
+                move |request: registry::ResolvePackageRequest| match request.min_revision {
+                    None => Reply::now(edge.resolve_package(&request)),
+                    Some(_) => Reply::later(async move {
+                        edge.reach(request.min_revision.as_ref()).await?;
+                        edge.resolve_package(&request)
+                    }),
                 },
             ),
             _ => self.rest.call(request),
@@ -144,9 +151,12 @@ impl Service<http::Request<Body>> for SchemaRoute {
             "/steadfast.schema.v1.SchemaService/GetSchema" => unary(
                 request,
                 self.max_bytes,
-                move |request: schema::GetSchemaRequest| {
-                    let edge = Arc::clone(&edge);
-                    async move { edge.get_schema(request).await }
+                move |request: schema::GetSchemaRequest| match request.min_revision {
+                    None => Reply::now(edge.get_schema(&request)),
+                    Some(_) => Reply::later(async move {
+                        edge.reach(request.min_revision.as_ref()).await?;
+                        edge.get_schema(&request)
+                    }),
                 },
             ),
             _ => self.rest.call(request),
@@ -192,31 +202,69 @@ impl ServerStreamingService<watch::WatchRequest> for WatchStream {
 }
 
 /// A unary call whose answer is encoded already.
-struct Unary<F>(F);
+struct Unary<F>(Option<F>);
 
-impl<T, F, Fut> UnaryService<T> for Unary<F>
-where
-    T: Message + Default + Send + 'static,
-    F: FnMut(T) -> Fut,
-    Fut: Future<Output = Result<Encoded, Status>> + Send + 'static,
-{
-    type Response = Encoded;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Encoded>, Status>> + Send>>;
+/// An answer that is there, or will be. The first kind is what lookups are made of: it costs neither a future nor a place for
+/// one, and those that wait for a revision are large.
+enum Reply {
+    Now(Option<Result<Encoded, Status>>),
+    Later(Pin<Box<dyn Future<Output = Result<Encoded, Status>> + Send>>),
+}
 
-    fn call(&mut self, request: Request<T>) -> Self::Future {
-        let answer = (self.0)(request.into_inner());
-        Box::pin(async move { answer.await.map(Response::new) })
+// === impl Reply ===
+
+impl Reply {
+    fn now(answer: Result<Encoded, Status>) -> Self {
+        Self::Now(Some(answer))
+    }
+
+    fn later(answer: impl Future<Output = Result<Encoded, Status>> + Send + 'static) -> Self {
+        Self::Later(Box::pin(answer))
     }
 }
 
-fn unary<T, F, Fut>(request: http::Request<Body>, max_bytes: usize, answer: F) -> Answer
+impl Future for Reply {
+    type Output = Result<Response<Encoded>, Status>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::Now(answer) => match answer.take() {
+                Some(answer) => Poll::Ready(answer.map(Response::new)),
+                // It was taken already, and nobody polls twice.
+                None => Poll::Pending,
+            },
+            Self::Later(answer) => answer
+                .as_mut()
+                .poll(context)
+                .map(|answer| answer.map(Response::new)),
+        }
+    }
+}
+
+impl<T, F> UnaryService<T> for Unary<F>
+where
+    T: Message + Default + Send + 'static,
+    F: FnOnce(T) -> Reply,
+{
+    type Response = Encoded;
+    type Future = Reply;
+
+    fn call(&mut self, request: Request<T>) -> Reply {
+        match self.0.take() {
+            Some(answer) => answer(request.into_inner()),
+            // The transport calls once per request.
+            None => Reply::now(Err(status::internal())),
+        }
+    }
+}
+
+fn unary<T, F>(request: http::Request<Body>, max_bytes: usize, answer: F) -> Answer
 where
     T: Message + Default + Send + Sync + 'static,
-    F: FnMut(T) -> Fut + Send + 'static,
-    Fut: Future<Output = Result<Encoded, Status>> + Send + 'static,
+    F: FnOnce(T) -> Reply + Send + 'static,
 {
     let mut grpc = Grpc::new(RawCodec::<T>::default())
         .max_decoding_message_size(max_bytes)
         .max_encoding_message_size(max_bytes);
-    Box::pin(async move { Ok(grpc.unary(Unary(answer), request).await) })
+    Box::pin(async move { Ok(grpc.unary(Unary(Some(answer)), request).await) })
 }

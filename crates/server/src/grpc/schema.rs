@@ -1,6 +1,9 @@
 //! SchemaService.
 
-use steadfast_api::schema::v1::{self as api, schema_service_server::SchemaService};
+use steadfast_api::{
+    common::v1::Cursor,
+    schema::v1::{self as api, schema_service_server::SchemaService},
+};
 use steadfast_catalog::Catalog;
 use tonic::{Request, Response, Status};
 
@@ -15,14 +18,13 @@ pub(crate) struct SchemaEdge {
 // === impl SchemaEdge ===
 
 impl SchemaEdge {
-    pub(crate) async fn get_schema(
-        &self,
-        request: api::GetSchemaRequest,
-    ) -> Result<Encoded, Status> {
-        self.catalog
-            .reach(request.min_revision.as_ref())
-            .await
-            .map_err(status)?;
+    /// Waits until memory reflects what the caller has seen.
+    pub(crate) async fn reach(&self, min_revision: Option<&Cursor>) -> Result<(), Status> {
+        self.catalog.reach(min_revision).await.map_err(status)
+    }
+
+    /// Answers at once, whatever `min_revision` says.
+    pub(crate) fn get_schema(&self, request: &api::GetSchemaRequest) -> Result<Encoded, Status> {
         let snapshot = self.catalog.snapshot();
         let answer = snapshot
             .lookup_schema(&request.package, &request.version, &request.if_none_match)
@@ -38,7 +40,9 @@ impl SchemaService for SchemaEdge {
         &self,
         request: Request<api::GetSchemaRequest>,
     ) -> Result<Response<api::GetSchemaResponse>, Status> {
-        Self::get_schema(self, request.into_inner()).await?.decode()
+        let request = request.into_inner();
+        self.reach(request.min_revision.as_ref()).await?;
+        Self::get_schema(self, &request)?.decode()
     }
 
     async fn list_schemas(
@@ -46,10 +50,7 @@ impl SchemaService for SchemaEdge {
         request: Request<api::ListSchemasRequest>,
     ) -> Result<Response<api::ListSchemasResponse>, Status> {
         let request = request.into_inner();
-        self.catalog
-            .reach(request.min_revision.as_ref())
-            .await
-            .map_err(status)?;
+        self.reach(request.min_revision.as_ref()).await?;
         let snapshot = self.catalog.snapshot();
         snapshot
             .list_schemas(&request)
@@ -62,10 +63,7 @@ impl SchemaService for SchemaEdge {
         request: Request<api::ValidateDocumentRequest>,
     ) -> Result<Response<api::ValidateDocumentResponse>, Status> {
         let request = request.into_inner();
-        self.catalog
-            .reach(request.min_revision.as_ref())
-            .await
-            .map_err(status)?;
+        self.reach(request.min_revision.as_ref()).await?;
         self.catalog
             .validate(request)
             .await
