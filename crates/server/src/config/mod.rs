@@ -5,7 +5,7 @@
 //! is unknown, and the type of its default is the type of the key.
 //!
 //! The usual deserialisers stop at the first mistake, and forget where a value came from. So this is a pass of its own, in
-//! two steps: [`layers`] merges the four layers into a flat map of settings that remember their origin, and [`reader`] turns
+//! two steps: `layers` merges the four layers into a flat map of settings that remember their origin, and `reader` turns
 //! them into the typed sections. Both collect every mistake, and the caller gets all of them at once, each with what was
 //! found, what is allowed and what to do.
 
