@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use steadfast_store::{
-    PackageRow, PackageWrite, RefreshDeltas, RefreshItemRow, SchemaBlob, SchemaRow, SchemaWrite,
-    Store,
+    PackageRow, PackageWrite, RefreshDeltas, RefreshItemRow, Refreshed, SchemaBlob, SchemaRow,
+    SchemaWrite, Store,
 };
 use steadfast_upstream::{PackageName, PackumentAnswer, TarballFindings};
 use tokio::sync::Semaphore;
@@ -25,9 +25,8 @@ const SCHEMA_NOT_TEXT: &str = "SCHEMA_NOT_TEXT";
 /// What one package brought.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
-    pub(crate) write: Option<PackageWrite>,
-    pub(crate) items: Vec<RefreshItemRow>,
-    pub(crate) deltas: RefreshDeltas,
+    /// What is to be committed.
+    pub(crate) refreshed: Refreshed,
     /// Compiled on arrival; held so that the follower need not compile them again.
     pub(crate) schemas: Vec<Arc<Schema>>,
 }
@@ -84,8 +83,8 @@ impl Reader<'_> {
         let mut known = stored.known;
         if self.kinds.schemas {
             let plan = plan::schema_plan(&current.document, &known, self.options.schemas_of_newest);
-            findings.deltas.schemas_unchanged += as_count(plan.settled);
-            findings.deltas.schemas_listed += as_count(plan.settled + plan.fetch.len());
+            findings.refreshed.deltas.schemas_unchanged += as_count(plan.settled);
+            findings.refreshed.deltas.schemas_listed += as_count(plan.settled + plan.fetch.len());
             let wanted: Vec<&VersionDocument> = plan
                 .fetch
                 .iter()
@@ -122,7 +121,7 @@ impl Reader<'_> {
             &mut write,
         )?;
         let anything = write.takes_revision() || write.etag.is_some();
-        findings.write = anything.then_some(write);
+        findings.refreshed.write = anything.then_some(write);
         Ok(findings)
     }
 
@@ -254,11 +253,11 @@ impl Reader<'_> {
             }
         }
         if item.outcome == "failed" {
-            findings.deltas.schemas_failed += 1;
+            findings.refreshed.deltas.schemas_failed += 1;
         } else {
-            findings.deltas.schemas_changed += 1;
+            findings.refreshed.deltas.schemas_changed += 1;
         }
-        findings.items.push(item);
+        findings.refreshed.items.push(item);
     }
 
     fn take_package(
@@ -293,11 +292,11 @@ impl Reader<'_> {
         }
         if self.kinds.packages {
             let changed = difference == Difference::Content;
-            findings.deltas.packages_changed += i64::from(changed);
-            findings.deltas.packages_unchanged += i64::from(!changed);
+            findings.refreshed.deltas.packages_changed += i64::from(changed);
+            findings.refreshed.deltas.packages_unchanged += i64::from(!changed);
             let outcome = if changed { "changed" } else { "unchanged" };
             let item = package_item(&document.name, outcome, "", String::new());
-            findings.items.insert(0, item);
+            findings.refreshed.items.insert(0, item);
         }
         Ok(())
     }
@@ -309,23 +308,26 @@ impl Findings {
     fn fail_package(&mut self, name: &PackageName, error: &steadfast_upstream::Error) {
         let reason = error.reason();
         let item = package_item(name.as_str(), "failed", reason, error.to_string());
-        self.items.push(item);
-        self.deltas.packages_failed += 1;
+        self.refreshed.items.push(item);
+        self.refreshed.deltas.packages_failed += 1;
     }
 
     /// A package that was asked for and is in no source's list here.
     pub(crate) fn not_configured(name: &str) -> Self {
         let message = "it is in no source's list of this replica".to_owned();
         Self {
-            items: vec![package_item(
-                name,
-                "failed",
-                "PACKAGE_NOT_CONFIGURED",
-                message,
-            )],
-            deltas: RefreshDeltas {
-                packages_failed: 1,
-                ..Default::default()
+            refreshed: Refreshed {
+                items: vec![package_item(
+                    name,
+                    "failed",
+                    "PACKAGE_NOT_CONFIGURED",
+                    message,
+                )],
+                deltas: RefreshDeltas {
+                    packages_failed: 1,
+                    ..Default::default()
+                },
+                write: None,
             },
             ..Default::default()
         }

@@ -1,7 +1,7 @@
 //! One refresh, from the first package to the verdict.
 //!
-//! Reading and writing are decoupled: packages are read many at a time, and committed one by one, in the order in which they
-//! arrive, each as one transaction with its items. What changed nothing is recorded in groups.
+//! Reading and writing are decoupled: packages are read many at a time and handed to one writer. While it commits, further ones
+//! arrive, and its next transaction takes them all; each that changes something is a revision of its own.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +11,7 @@ use std::{
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use steadfast_api::registry::v1::RefreshState;
-use steadfast_store::{Lease, RefreshDeltas, RefreshItemRow, RefreshRow};
+use steadfast_store::{Lease, RefreshItemRow, RefreshRow, Refreshed};
 use steadfast_types::Backoff;
 use steadfast_upstream::PackageName;
 use tokio::sync::{Semaphore, mpsc};
@@ -29,6 +29,9 @@ use crate::{
 
 /// Findings that wait for the writer, at most.
 const QUEUE: usize = 64;
+
+/// Packages being read at a time, per request that may be in flight: while some are compared, others are waited for.
+const READ_AHEAD: usize = 2;
 
 /// Reading is announced ahead for this many times the concurrency: one small write per so many packages.
 const ANNOUNCED_WINDOWS: usize = 4;
@@ -99,7 +102,7 @@ impl Run<'_> {
         let mut reading = FuturesUnordered::new();
         let mut next = 0;
         loop {
-            while next < packages.len() && reading.len() < concurrency {
+            while next < packages.len() && reading.len() < concurrency * READ_AHEAD {
                 if next % window == 0 {
                     let last = packages.len().min(next + window) - 1;
                     self.announce(packages[last].0, listed).await?;
@@ -135,42 +138,25 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Commits findings: each that changes something on its own, the others together. While the database is away it tries
-    /// again, as long as the lease lasts.
+    /// Commits findings. While the database is away it tries again, as long as the lease lasts.
     async fn record(&self, findings: Vec<Findings>) -> Result<(), Error> {
-        let mut quiet = Findings::default();
-        for findings in findings {
-            count(&findings.items);
-            if findings.write.is_some() {
-                self.commit(findings).await?;
-            } else {
-                quiet.items.extend(findings.items);
-                quiet.deltas = sum(quiet.deltas, findings.deltas);
-            }
-        }
-        if quiet.items.is_empty() && quiet.deltas == RefreshDeltas::default() {
+        let brought: Vec<Refreshed> = findings
+            .into_iter()
+            .map(|findings| findings.refreshed)
+            .filter(|refreshed| *refreshed != Refreshed::default())
+            .collect();
+        if brought.is_empty() {
             return Ok(());
         }
-        self.commit(quiet).await
-    }
-
-    async fn commit(&self, findings: Findings) -> Result<(), Error> {
+        for refreshed in &brought {
+            count(&refreshed.items);
+        }
         let store = &self.executor.store;
         let mut waits = Backoff::RECONNECT.waits();
         let mut again = false;
         loop {
-            let write = findings.write.as_ref();
-            let saved = store
-                .save_refreshed(
-                    self.lease,
-                    &self.row.id,
-                    write,
-                    &findings.items,
-                    findings.deltas,
-                    again,
-                )
-                .await;
-            match saved {
+            let saved = store.save_refreshed(self.lease, &self.row.id, &brought, again);
+            match saved.await {
                 Ok(landed) => {
                     if landed.is_some() || again {
                         self.executor.wakeups.kick();
@@ -259,18 +245,6 @@ fn schemas_of(row: &RefreshRow) -> Tally {
         changed: row.schemas_changed,
         unchanged: row.schemas_unchanged,
         failed: row.schemas_failed,
-    }
-}
-
-fn sum(a: RefreshDeltas, b: RefreshDeltas) -> RefreshDeltas {
-    RefreshDeltas {
-        packages_changed: a.packages_changed + b.packages_changed,
-        packages_unchanged: a.packages_unchanged + b.packages_unchanged,
-        packages_failed: a.packages_failed + b.packages_failed,
-        schemas_listed: a.schemas_listed + b.schemas_listed,
-        schemas_changed: a.schemas_changed + b.schemas_changed,
-        schemas_unchanged: a.schemas_unchanged + b.schemas_unchanged,
-        schemas_failed: a.schemas_failed + b.schemas_failed,
     }
 }
 

@@ -44,7 +44,7 @@ pub use publish::{Publish, Published};
 pub use refresh::{
     NewRefresh, RefreshAsk, RefreshAsked, RefreshItemRow, RefreshPlacement, RefreshRow,
 };
-pub use refresh_run::{PackageWrite, RefreshDeltas};
+pub use refresh_run::{PackageWrite, RefreshDeltas, Refreshed};
 pub use request::{REQUEST_RETENTION, Request};
 pub use saga::{
     NewSaga, SAGA_TOPIC, SagaDefinitionRow, SagaEventRow, SagaFirst, SagaListFilter, SagaPlanRow,

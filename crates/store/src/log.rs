@@ -216,6 +216,35 @@ pub struct Landed {
     pub time: Timestamp,
 }
 
+// === impl NewEntry ===
+
+impl NewEntry {
+    /// An entry of Steadfast itself.
+    fn of(ord: usize, changes: &[Change]) -> Self {
+        Self {
+            ord,
+            mark: Mark::random().to_sql(),
+            write_id: Uuid::now_v7().to_string(),
+            origin: String::new(),
+            changes: encode_changes(changes),
+        }
+    }
+}
+
+// === impl Landed ===
+
+impl From<LandedRow> for Landed {
+    fn from(row: LandedRow) -> Self {
+        Self {
+            revision: Revision(row.revision),
+            mark: Mark::from_sql(row.mark),
+            time: Timestamp(row.time_us),
+        }
+    }
+}
+
+// === impl Change ===
+
 impl Change {
     /// A change without a payload.
     pub fn new(topic: &str, key: impl Into<String>, op: Op, etag: impl Into<String>) -> Self {
@@ -231,21 +260,44 @@ impl Change {
 
 /// Appends one revision as the last step of a transaction: nothing may be locked after it.
 pub(crate) async fn append(tx: &mut Tx, changes: &[Change]) -> Result<Landed, Error> {
-    let write_id = Uuid::now_v7().to_string();
-    let entry = NewEntry {
-        ord: 0,
-        mark: Mark::random().to_sql(),
-        write_id: write_id.clone(),
-        origin: String::new(),
-        changes: encode_changes(changes),
+    let entry = NewEntry::of(0, changes);
+    append_all(tx, std::slice::from_ref(&entry)).await?;
+    let row: LandedRow = tx.statement(&LANDED).bind(entry.write_id).one().await?;
+    Ok(row.into())
+}
+
+/// Appends a revision for each of the lists that is not empty, in their order, as the last step of a transaction.
+pub(crate) async fn append_each(
+    tx: &mut Tx,
+    revisions: &[Vec<Change>],
+) -> Result<Vec<Option<Landed>>, Error> {
+    let some = revisions.iter().filter(|changes| !changes.is_empty());
+    let entries: Vec<NewEntry> = some
+        .enumerate()
+        .map(|(ord, changes)| NewEntry::of(ord, changes))
+        .collect();
+    let Some(last) = entries.last() else {
+        return Ok(vec![None; revisions.len()]);
     };
-    append_all(tx, &[entry]).await?;
-    let row: LandedRow = tx.statement(&LANDED).bind(write_id).one().await?;
-    Ok(Landed {
-        revision: Revision(row.revision),
-        mark: Mark::from_sql(row.mark),
-        time: Timestamp(row.time_us),
-    })
+    append_all(tx, &entries).await?;
+    // They are dense and the log is locked, so that the last tells where all are.
+    let row: LandedRow = tx.statement(&LANDED).bind(&last.write_id).one().await?;
+    let mut revision = row.revision - i64::try_from(entries.len()).unwrap_or(i64::MAX);
+    let mut marks = entries.iter().map(|entry| entry.mark);
+    let landed = revisions.iter().map(|changes| {
+        let mark = if changes.is_empty() {
+            None
+        } else {
+            marks.next()
+        }?;
+        revision += 1;
+        Some(Landed {
+            revision: Revision(revision),
+            mark: Mark::from_sql(mark),
+            time: Timestamp(row.time_us),
+        })
+    });
+    Ok(landed.collect())
 }
 
 /// Appends entries in their order; one whose write id is in the log already is left out.

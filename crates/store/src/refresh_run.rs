@@ -3,8 +3,9 @@
 //! A run is taken under a lease. Each write of it locks the lease's row first and the run's row second, so that a replica which
 //! lost the lease can write nothing more, and items are numbered without gaps in the order in which they become visible.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, iter::Sum};
 
+use serde::Serialize;
 use sqlx::FromRow;
 use steadfast_types::{ReplicaId, Timestamp};
 
@@ -39,10 +40,20 @@ statements! {
          schemas_failed = schemas_failed + $9 \
          WHERE id = $1 AND state = 'running' RETURNING item_count AS count"
     ];
-    /// Adds an item.
-    ITEM = "refresh_item" => [
-        "INSERT INTO refresh_item (run_id, seq, kind, package, version, outcome, reason, message, revision) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+    /// Adds items.
+    ITEMS = "refresh_add_items" => [
+        postgres {
+            "INSERT INTO refresh_item (run_id, seq, kind, package, version, outcome, reason, message, revision) \
+             SELECT $1, e.seq, e.kind, e.package, e.version, e.outcome, e.reason, e.message, e.revision \
+             FROM json_to_recordset($2::json) AS e(seq bigint, kind text, package text, version text, \
+                 outcome text, reason text, message text, revision bigint)"
+        }
+        sqlite {
+            "INSERT INTO refresh_item (run_id, seq, kind, package, version, outcome, reason, message, revision) \
+             SELECT $1, e.value ->> 'seq', e.value ->> 'kind', e.value ->> 'package', \
+                    e.value ->> 'version', e.value ->> 'outcome', e.value ->> 'reason', \
+                    e.value ->> 'message', e.value ->> 'revision' FROM json_each($2) e"
+        }
     ];
     /// Whether an item is there.
     RECORDED = "refresh_recorded" => [
@@ -94,7 +105,18 @@ pub struct RefreshDeltas {
     pub schemas_failed: i64,
 }
 
-/// What a refresh brought of one package; all of it is committed at once.
+/// What a refresh brought of one package, or of some that did not change; all of it is committed at once.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Refreshed {
+    /// What is new. Its changes are one revision.
+    pub write: Option<PackageWrite>,
+    /// What the run's report says of it.
+    pub items: Vec<RefreshItemRow>,
+    /// What the run's counters say of it.
+    pub deltas: RefreshDeltas,
+}
+
+/// What is to be stored of one package.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PackageWrite {
     /// The package's name.
@@ -112,6 +134,34 @@ pub struct PackageWrite {
 #[derive(FromRow)]
 struct NameRow {
     name: String,
+}
+
+#[derive(Serialize)]
+struct ItemEntry<'a> {
+    seq: i64,
+    kind: &'a str,
+    package: &'a str,
+    version: &'a str,
+    outcome: &'a str,
+    reason: &'a str,
+    message: &'a str,
+    revision: Option<i64>,
+}
+
+// === impl RefreshDeltas ===
+
+impl Sum for RefreshDeltas {
+    fn sum<I: Iterator<Item = Self>>(deltas: I) -> Self {
+        deltas.fold(Self::default(), |a, b| Self {
+            packages_changed: a.packages_changed + b.packages_changed,
+            packages_unchanged: a.packages_unchanged + b.packages_unchanged,
+            packages_failed: a.packages_failed + b.packages_failed,
+            schemas_listed: a.schemas_listed + b.schemas_listed,
+            schemas_changed: a.schemas_changed + b.schemas_changed,
+            schemas_unchanged: a.schemas_unchanged + b.schemas_unchanged,
+            schemas_failed: a.schemas_failed + b.schemas_failed,
+        })
+    }
 }
 
 // === impl PackageWrite ===
@@ -174,9 +224,9 @@ impl Store {
         tx.commit().await
     }
 
-    /// Commits what a refresh brought of one package, with its items, as one revision; or items alone, without a revision.
-    /// Returns where it landed. `again` says that the same was sent before and its answer lost: if that was committed after
-    /// all, nothing is written now.
+    /// Commits what a refresh brought of some packages, with their items, as one transaction: a revision for each that changes
+    /// something. Returns where the last one landed. `again` says that the same was sent before and its answer lost: if that
+    /// was committed after all, nothing is written now.
     ///
     /// # Errors
     /// [`Error::Fenced`], or if the database does not answer.
@@ -184,46 +234,58 @@ impl Store {
         &self,
         lease: &Lease,
         run_id: &str,
-        write: Option<&PackageWrite>,
-        items: &[RefreshItemRow],
-        deltas: RefreshDeltas,
+        brought: &[Refreshed],
         again: bool,
     ) -> Result<Option<Landed>, Error> {
         let mut tx = self.db().begin().await?;
         lease.guard(&mut tx).await?;
-        let last = count_items(&mut tx, lease, run_id, items.len(), deltas).await?;
+        let items = brought.iter().map(|refreshed| refreshed.items.len()).sum();
+        let deltas = brought.iter().map(|refreshed| refreshed.deltas).sum();
+        let last = count_items(&mut tx, lease, run_id, items, deltas).await?;
         // Only now that the run's row is locked: the earlier attempt may have been committing until then.
-        if again && is_recorded(&mut tx, run_id, items).await? {
+        if again && is_recorded(&mut tx, run_id, brought).await? {
             tx.rollback().await?;
             return Ok(None);
         }
-        let mut landed = None;
-        if let Some(write) = write {
-            let changes = apply(&mut tx, write).await?;
-            if !changes.is_empty() {
-                landed = Some(log::append(&mut tx, &changes).await?);
+        let mut revisions = Vec::new();
+        for refreshed in brought {
+            if let Some(write) = &refreshed.write {
+                revisions.push(apply(&mut tx, write).await?);
+            } else {
+                revisions.push(Vec::new());
             }
         }
+        let gone = |refreshed: &Refreshed| refreshed.write.as_ref().map_or(0, |w| w.gone.len());
+        if brought.iter().map(gone).any(|gone| gone > 0) {
+            prune_blobs(&mut tx).await?;
+        }
+        let landed = log::append_each(&mut tx, &revisions).await?;
         // New rows under a number that is ours: no lock that anyone else could hold.
-        let first = last - i64::try_from(items.len()).unwrap_or(i64::MAX) + 1;
-        for (seq, item) in (first..).zip(items) {
-            let changed = item.outcome == "changed";
-            let revision = landed.filter(|_| changed).map(|landed| landed.revision.0);
-            tx.statement(&ITEM)
-                .bind(run_id)
-                .bind(seq)
-                .bind(&item.kind)
-                .bind(&item.package)
-                .bind(&item.version)
-                .bind(&item.outcome)
-                .bind(&item.reason)
-                .bind(&item.message)
-                .bind(revision)
-                .execute()
-                .await?;
+        let first = last - i64::try_from(items).unwrap_or(i64::MAX) + 1;
+        let landed_items = brought.iter().zip(&landed).flat_map(|(refreshed, landed)| {
+            let revision = landed.map(|landed| landed.revision.0);
+            refreshed.items.iter().map(move |item| (item, revision))
+        });
+        let rows: Vec<ItemEntry<'_>> = (first..)
+            .zip(landed_items)
+            .map(|(seq, (item, revision))| ItemEntry {
+                seq,
+                kind: &item.kind,
+                package: &item.package,
+                version: &item.version,
+                outcome: &item.outcome,
+                reason: &item.reason,
+                message: &item.message,
+                revision: revision.filter(|_| item.outcome == "changed"),
+            })
+            .collect();
+        if !rows.is_empty() {
+            let rows = serde_json::to_string(&rows).map_err(|_| Error::Corrupt("refresh item"))?;
+            let added = tx.statement(&ITEMS).bind(run_id).bind(rows);
+            added.execute().await?;
         }
         tx.commit().await?;
-        Ok(landed)
+        Ok(landed.into_iter().flatten().last())
     }
 
     /// The packages of a run that failed for another reason than `absence`, with which the upstream says that there is none.
@@ -308,9 +370,9 @@ async fn count_items(
     Ok(counted.count)
 }
 
-/// Whether these items were committed before; items of one write are committed together, so the first tells.
-async fn is_recorded(tx: &mut Tx, run_id: &str, items: &[RefreshItemRow]) -> Result<bool, Error> {
-    let Some(first) = items.first() else {
+/// Whether this was committed before; items of one call are committed together, so the first tells.
+async fn is_recorded(tx: &mut Tx, run_id: &str, brought: &[Refreshed]) -> Result<bool, Error> {
+    let Some(first) = brought.iter().flat_map(|refreshed| &refreshed.items).next() else {
         return Ok(false);
     };
     let recorded = tx.statement(&RECORDED);
@@ -333,8 +395,5 @@ async fn apply(tx: &mut Tx, write: &PackageWrite) -> Result<Vec<Change>, Error> 
         (None, None) => {}
     }
     changes.extend(write_schemas(tx, &write.name, &write.schemas, &write.gone).await?);
-    if !write.gone.is_empty() {
-        prune_blobs(tx).await?;
-    }
     Ok(changes)
 }

@@ -8,8 +8,8 @@ use steadfast_api::{
 };
 use steadfast_catalog::Error;
 use steadfast_store::{
-    Change, NewRefresh, Op, PackageRow, PackageWrite, Publish, RefreshAsk, RefreshDeltas,
-    RefreshPlacement,
+    Change, NewRefresh, Op, PackageRow, PackageWrite, Publish, RefreshAsk, RefreshPlacement,
+    Refreshed,
 };
 use steadfast_types::ReplicaId;
 
@@ -257,13 +257,16 @@ async fn each_write_of_a_stale_owner_is_refused() {
             }),
             ..Default::default()
         };
-        let deltas = RefreshDeltas::default();
+        let brought = [Refreshed {
+            write: Some(write),
+            ..Default::default()
+        }];
         let id = run.id.as_str();
         let refused = [
             store.take_refresh(&stale, old).await.map(drop),
             store.begin_reading(&stale, id, "z", 1).await,
             store
-                .save_refreshed(&stale, id, Some(&write), &[], deltas, false)
+                .save_refreshed(&stale, id, &brought, false)
                 .await
                 .map(drop),
             store
@@ -278,11 +281,7 @@ async fn each_write_of_a_stale_owner_is_refused() {
         assert_eq!(replica.head().await, 0);
         assert!(store.sources_checked().await.expect("reads").is_empty());
         // The new owner's go through, until the run has ended.
-        let save = async || {
-            store
-                .save_refreshed(&lease, id, Some(&write), &[], deltas, false)
-                .await
-        };
+        let save = async || store.save_refreshed(&lease, id, &brought, false).await;
         assert!(save().await.expect("saves").is_some());
         let ended = store.finish_refresh(&lease, id, "succeeded", "", &[], 1);
         ended.await.expect("ends");
