@@ -169,6 +169,26 @@ impl<'c> Statement<'c> {
         self
     }
 
+    /// Adds a column of values as the next argument of a statement that is for PostgreSQL only. Columns are read several times faster there than
+    /// the same values as JSON.
+    pub(crate) fn bind_column<T>(mut self, values: Vec<T>) -> Self
+    where
+        for<'t> Vec<T>: Encode<'t, Postgres> + Type<Postgres>,
+    {
+        let added = match &mut self.target {
+            Target::PostgresPool(_, _, arguments) | Target::Postgres(_, _, arguments) => {
+                arguments.add(values)
+            }
+            Target::SqlitePool(..) | Target::Sqlite(..) => {
+                Err("SQLite has no arrays: such a statement is for PostgreSQL only".into())
+            }
+        };
+        if let Err(error) = added {
+            self.refused.get_or_insert(error);
+        }
+        self
+    }
+
     /// Runs it and returns how many rows it wrote.
     pub(crate) async fn execute(self) -> Result<u64, Error> {
         let written: Written = on_target!(self, effect, execute)?;

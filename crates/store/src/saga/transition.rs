@@ -16,9 +16,12 @@ use crate::{
 };
 
 statements! {
-    /// The whole batch in one call, which is one transaction.
+    /// The whole batch in one call, which is one transaction. No row means that all of it landed.
     COMMIT = "saga_commit" => [
-        postgres { "SELECT ord, landed, fenced FROM saga_commit($1::json, $2::json, $3, $4, $5)" }
+        postgres {
+            "SELECT ord, landed, fenced FROM saga_commit($1, $2, $3, $4, $5, $6, \
+                 $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)"
+        }
     ];
     /// Moves those on that are as their writer read them.
     UPDATE = "saga_commit_update" => [
@@ -120,12 +123,6 @@ struct Entry<'a> {
     progress: bool,
 }
 
-#[derive(Serialize)]
-struct LogEntry {
-    mark: i64,
-    write_id: String,
-}
-
 #[derive(FromRow)]
 struct LandedRow {
     ord: i64,
@@ -177,24 +174,19 @@ impl Kind for SagaTransitions {
             return Ok(Vec::new());
         };
         let lease = &first.transition.lease;
-        let entries: Vec<Entry<'_>> = inputs.iter().enumerate().map(Entry::new).collect();
         let rows: Vec<LandedRow> = match &self.db {
             Db::Postgres { .. } => {
-                let log_entry = LogEntry {
-                    mark: Mark::random().to_sql(),
-                    write_id: Uuid::now_v7().to_string(),
-                };
-                self.db
-                    .write(&COMMIT)
-                    .bind(json(&entries)?)
-                    .bind(json(&log_entry)?)
-                    .bind(&lease.name)
-                    .bind(lease.fence.0)
-                    .bind(lease.owner.to_string())
-                    .all()
-                    .await?
+                let rows = self.commit_postgres(lease, inputs).await?;
+                if rows.is_empty() {
+                    return Ok(inputs
+                        .iter()
+                        .map(|_| Ok(TransitionOutcome::Committed))
+                        .collect());
+                }
+                rows
             }
             Db::Sqlite { .. } => {
+                let entries: Vec<Entry<'_>> = inputs.iter().enumerate().map(Entry::new).collect();
                 let mut tx = self.db.begin().await?;
                 let rows = commit_sqlite(&mut tx, lease, &entries).await?;
                 tx.commit().await?;
@@ -214,6 +206,48 @@ impl Kind for SagaTransitions {
             };
         }
         Ok(outcomes.into_iter().map(Ok).collect())
+    }
+}
+
+impl SagaTransitions {
+    async fn commit_postgres(
+        &self,
+        lease: &Lease,
+        inputs: &[Arc<Pending>],
+    ) -> Result<Vec<LandedRow>, Error> {
+        fn column<'a, T>(
+            inputs: &'a [Arc<Pending>],
+            of: impl Fn(&'a SagaTransition) -> T,
+        ) -> Vec<T> {
+            inputs.iter().map(|input| of(&input.transition)).collect()
+        }
+        let changes: Vec<Change> = column(inputs, |transition| {
+            let etag = etag(&transition.state, transition.expected + 1);
+            Change::new(SAGA_TOPIC, &transition.id, Op::Upsert, etag)
+        });
+        let write_ids: Vec<&str> = inputs.iter().map(|input| input.write_id.as_str()).collect();
+        self.db
+            .write(&COMMIT)
+            .bind(&lease.name)
+            .bind(lease.fence.0)
+            .bind(lease.owner.to_string())
+            .bind(Mark::random().to_sql())
+            .bind(Uuid::now_v7().to_string())
+            .bind(log::encode_changes(&changes))
+            .bind_column(column(inputs, |transition| transition.id.as_str()))
+            .bind_column(column(inputs, |transition| transition.expected))
+            .bind_column(column(inputs, |transition| transition.held_by.as_str()))
+            .bind_column(column(inputs, |transition| transition.owner.as_str()))
+            .bind_column(column(inputs, |transition| transition.wake_us))
+            .bind_column(column(inputs, |transition| transition.state.as_str()))
+            .bind_column(column(inputs, |transition| transition.machine.as_str()))
+            .bind_column(write_ids)
+            .bind_column(column(inputs, |transition| transition.records.as_str()))
+            .bind_column(column(inputs, |transition| transition.ended))
+            .bind_column(column(inputs, |transition| transition.release))
+            .bind_column(column(inputs, |transition| transition.progress))
+            .all()
+            .await
     }
 }
 

@@ -1,0 +1,85 @@
+-- Batches whose arguments are columns instead of JSON: PostgreSQL reads them in a fraction of the time.
+
+-- Publishes without request ids, all or nothing: gives each the next revision, in the order of the arrays, and returns the
+-- revision before the first. If one of them is in the log already, by a call whose answer was lost, it writes nothing and
+-- returns NULL; `publish_batch` then says where each landed. The lock and the look at the log must be two statements: see
+-- `log_append`.
+CREATE FUNCTION publish_append(write_ids text[], marks bigint[], origins text[], changes text[])
+    RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    head bigint;
+BEGIN
+    PERFORM 1 FROM log_lock WHERE id = 1 FOR UPDATE;
+    IF EXISTS (SELECT 1 FROM change_log c WHERE c.write_id = ANY (write_ids COLLATE "C")) THEN
+        RETURN NULL;
+    END IF;
+    SELECT max(c.revision) INTO head FROM change_log c;
+    INSERT INTO change_log (revision, mark, write_id, origin, time_us, changes)
+    SELECT head + e.ord, e.mark, e.write_id, e.origin, steadfast_now_us(), e.changes
+    FROM unnest(write_ids, marks, origins, changes) WITH ORDINALITY AS e(write_id, mark, origin, changes, ord);
+    RETURN head;
+END
+$$;
+
+-- Commits transitions of many sagas as one transaction. Each names the version that it read and the owner that it believes in;
+-- one that is not so any more is left out. Returns no row if all are committed, and else one for each that still exists: one that
+-- was committed before, by a call whose answer was lost, counts as committed. `changes` is the log's text of all of them.
+DROP FUNCTION saga_commit(json, json, text, bigint, text);
+CREATE FUNCTION saga_commit(
+    lease_name text, lease_fence bigint, lease_owner text, log_mark bigint, log_write_id text, changes text,
+    ids text[], expected bigint[], holders text[], owners text[], wakes bigint[], states text[], machines text[],
+    write_ids text[], records text[], ended boolean[], released boolean[], progressed boolean[])
+    RETURNS TABLE (ord bigint, landed boolean, fenced boolean)
+    LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+DECLARE
+    now_us bigint := steadfast_now_us();
+    written text[];
+    all_written boolean;
+BEGIN
+    PERFORM 1 FROM lease WHERE name = lease_name AND fence = lease_fence AND owner = lease_owner FOR SHARE;
+    IF NOT FOUND THEN
+        RETURN QUERY SELECT n::bigint, false, true FROM generate_series(0, cardinality(ids) - 1) AS n;
+        RETURN;
+    END IF;
+    WITH updated AS (
+        UPDATE saga s SET state = e.state, machine = e.machine, version = s.version + 1,
+            last_write = e.write_id, owner = e.owner, wake_us = e.wake_us,
+            crashes = CASE WHEN e.progressed THEN 0 ELSE s.crashes END,
+            started_us = coalesce(s.started_us, now_us),
+            ended_us = CASE WHEN e.ended THEN now_us END
+        FROM unnest(ids, expected, holders, owners, wakes, states, machines, write_ids, ended, progressed)
+            AS e(id, expected, held_by, owner, wake_us, state, machine, write_id, ended, progressed)
+        WHERE s.id = e.id COLLATE "C" AND s.version = e.expected AND s.owner = e.held_by
+        RETURNING s.last_write
+    )
+    SELECT array_agg(last_write) INTO written FROM updated;
+    all_written := cardinality(written) = cardinality(ids);
+    IF written IS NOT NULL THEN
+        INSERT INTO saga_event (saga_id, version, time_us, actor, reason, records)
+        SELECT e.id, e.expected + 1, now_us, '', '', e.records
+        FROM unnest(ids, expected, write_ids, records) AS e(id, expected, write_id, records)
+        WHERE all_written OR e.write_id = ANY (written);
+        IF true = ANY (released) THEN
+            PERFORM saga_release_keys((
+                SELECT array_agg(e.id) FROM unnest(ids, write_ids, released) AS e(id, write_id, released)
+                WHERE e.released AND e.write_id = ANY (written)));
+        END IF;
+        IF NOT all_written THEN
+            SELECT json_agg(json_build_object('t', 'saga', 'k', e.id, 'o', 'u', 'e', e.state || '/' || e.expected + 1))
+            INTO changes FROM unnest(ids, expected, states, write_ids) AS e(id, expected, state, write_id)
+            WHERE e.write_id = ANY (written);
+        END IF;
+        PERFORM 1 FROM log_lock WHERE id = 1 FOR UPDATE;
+        INSERT INTO change_log (revision, mark, write_id, origin, time_us, changes)
+        VALUES ((SELECT max(c.revision) FROM change_log c) + 1, log_mark, log_write_id, '', now_us, changes);
+    END IF;
+    IF all_written THEN
+        RETURN;
+    END IF;
+    RETURN QUERY
+        SELECT e.ord - 1, s.last_write = e.write_id, false
+        FROM unnest(ids, write_ids) WITH ORDINALITY AS e(id, write_id, ord)
+        JOIN saga s ON s.id = e.id COLLATE "C";
+END
+$$;

@@ -1,0 +1,1 @@
+-- SQLite has no arrays: nothing changes here. The number is kept so that both engines count alike.
