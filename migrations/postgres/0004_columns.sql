@@ -83,3 +83,55 @@ BEGIN
         JOIN saga s ON s.id = e.id COLLATE "C";
 END
 $$;
+
+-- Starts sagas that have no concurrency key, as one transaction. One whose id or request is there already is left out; `added` is
+-- then a JSON array of the ids of the others, and NULL if all are new. `changes` is the log's text of all of them.
+CREATE FUNCTION saga_start(
+    log_mark bigint, log_write_id text, changes text, plan_hashes text[], plan_documents text[],
+    ids text[], kinds text[], definition_names text[], definition_versions bigint[], plans text[], deployment_ids text[],
+    starters text[], labels text[], inputs text[], contexts text[], priorities bigint[], request_keys text[],
+    body_hashes text[], deadlines bigint[], states text[], machines text[], last_writes text[], owners text[],
+    wakes bigint[], records text[], OUT now_us bigint, OUT added text)
+    LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+DECLARE
+    new_ids text[];
+BEGIN
+    now_us := steadfast_now_us();
+    INSERT INTO saga_plan (hash, document)
+    SELECT e.hash, e.document FROM unnest(plan_hashes, plan_documents) AS e(hash, document)
+    ORDER BY e.hash ON CONFLICT (hash) DO NOTHING;
+    WITH inserted AS (
+        INSERT INTO saga (id, kind, definition_name, definition_version, plan_hash, deployment_id, triggered_by, labels,
+            inputs, context, priority, request_key, body_hash, deadline_us, state, machine, version, last_write,
+            owner, wake_us, crashes, created_us, started_us)
+        SELECT e.id, e.kind, e.definition_name, e.definition_version, e.plan_hash, e.deployment_id, e.triggered_by, e.labels,
+            e.inputs, e.context, e.priority, e.request_key, e.body_hash, e.deadline_us, e.state, e.machine, 1, e.last_write,
+            e.owner, e.wake_us, 0, saga_start.now_us, CASE WHEN e.state <> 'pending' THEN saga_start.now_us END
+        FROM unnest(ids, kinds, definition_names, definition_versions, plans, deployment_ids, starters, labels, inputs,
+                contexts, priorities, request_keys, body_hashes, deadlines, states, machines, last_writes, owners, wakes)
+            AS e(id, kind, definition_name, definition_version, plan_hash, deployment_id, triggered_by, labels, inputs,
+                context, priority, request_key, body_hash, deadline_us, state, machine, last_write, owner, wake_us)
+        ORDER BY e.request_key, e.id
+        ON CONFLICT DO NOTHING
+        RETURNING id
+    )
+    SELECT array_agg(id) INTO new_ids FROM inserted;
+    IF new_ids IS NULL THEN
+        added := '[]';
+        RETURN;
+    END IF;
+    IF cardinality(new_ids) < cardinality(ids) THEN
+        added := array_to_json(new_ids)::text;
+        SELECT json_agg(json_build_object('t', 'saga', 'k', e.id, 'o', 'u', 'e', e.state || '/1'))
+        INTO changes FROM unnest(ids, states) AS e(id, state) WHERE e.id = ANY (new_ids);
+    END IF;
+    INSERT INTO saga_event (saga_id, version, time_us, actor, reason, records)
+    SELECT e.id, 1, saga_start.now_us, e.triggered_by, '', e.records
+    FROM unnest(ids, starters, records) AS e(id, triggered_by, records)
+    WHERE added IS NULL OR e.id = ANY (new_ids);
+    PERFORM 1 FROM log_lock WHERE id = 1 FOR UPDATE;
+    INSERT INTO change_log (revision, mark, write_id, origin, time_us, changes)
+    VALUES ((SELECT max(c.revision) FROM change_log c) + 1, log_mark, log_write_id, '', saga_start.now_us, saga_start.changes);
+END
+$$;

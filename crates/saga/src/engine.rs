@@ -20,8 +20,8 @@ use std::{
 
 use sha2::{Digest, Sha256};
 use steadfast_store::{
-    Lease, NewSaga, Request, SagaFirst, SagaListFilter, SagaPlanRow, SagaRow, Steered, Store,
-    Wakeups,
+    Lease, NewSaga, Request, SagaDefinitionRow, SagaFirst, SagaListFilter, SagaPlanRow, SagaRow,
+    Steered, Store, Wakeups,
 };
 use steadfast_types::{ReplicaId, Timestamp};
 use tokio::sync::Notify;
@@ -43,6 +43,9 @@ pub const DOCUMENT_BYTES: usize = 64 << 10;
 pub const LABELS: usize = 32;
 /// Bytes of a label's name or value, of a kind, a key or another name at most.
 pub const NAME_BYTES: usize = 128;
+
+/// Plans held in memory, and definitions; few programs have more in use.
+const PLANS: usize = 1_000;
 
 /// Limits and manners of the engine.
 #[derive(Debug, Clone, Copy)]
@@ -81,7 +84,15 @@ struct Inner {
     /// There may be something to take.
     poke: Notify,
     plans: Mutex<BTreeMap<String, Arc<Vec<Step>>>>,
+    definitions: Mutex<BTreeMap<String, Arc<Planned>>>,
     tasks: TaskTracker,
+}
+
+/// What a definition's sagas are started with.
+#[derive(Debug)]
+struct Planned {
+    plan: SagaPlanRow,
+    steps: Arc<Vec<Step>>,
 }
 
 /// One life of the executor.
@@ -134,6 +145,7 @@ impl Engine {
                 clock_offset_us: AtomicI64::new(0),
                 poke: Notify::new(),
                 plans: Mutex::new(BTreeMap::new()),
+                definitions: Mutex::new(BTreeMap::new()),
                 tasks: tasks.clone(),
             }),
         };
@@ -224,15 +236,7 @@ impl Engine {
         name: &str,
         version: Option<i32>,
     ) -> Result<StoredDefinition, Error> {
-        let row = self
-            .inner
-            .store
-            .saga_definition(name, version.map(i64::from))
-            .await?;
-        let row = row.ok_or_else(|| Error::DefinitionNotFound {
-            name: name.to_owned(),
-            version,
-        })?;
+        let row = self.definition_row(name, version).await?;
         StoredDefinition::read(row)
     }
 
@@ -269,7 +273,7 @@ impl Engine {
         request: Option<Request>,
     ) -> Result<(SagaView, bool), Error> {
         let (new, steps) = self.prepare(start, request).await?;
-        let started = self.inner.store.start_saga(&new).await?;
+        let started = self.inner.store.start_saga(new).await?;
         self.inner.wakeups.kick();
         let replayed = started.replayed;
         if !replayed {
@@ -281,59 +285,6 @@ impl Engine {
             steps
         };
         Ok((SagaView::read(started.row, &steps)?, replayed))
-    }
-
-    /// Starts many sagas as one transaction. Each has its own outcome.
-    ///
-    /// # Errors
-    /// Of each; an error of the database is everybody's.
-    pub async fn start_batch(&self, starts: Vec<StartSaga>) -> Vec<Result<SagaView, Error>> {
-        let mut outcomes: Vec<Option<Result<SagaView, Error>>> = Vec::new();
-        let (mut new, mut plans, mut places) = (Vec::new(), Vec::new(), Vec::new());
-        for start in starts {
-            match self.prepare(start, None).await {
-                Ok((prepared, steps)) => {
-                    places.push(outcomes.len());
-                    new.push(prepared);
-                    plans.push(steps);
-                    outcomes.push(None);
-                }
-                Err(error) => outcomes.push(Some(Err(error))),
-            }
-        }
-        if !new.is_empty() {
-            match self.inner.store.start_sagas(&new).await {
-                Ok(started) => {
-                    self.inner.wakeups.kick();
-                    for ((started, steps), place) in started.into_iter().zip(plans).zip(places) {
-                        outcomes[place] = Some(match started {
-                            Ok(started) => {
-                                self.take_started(&started.row, &steps);
-                                SagaView::read(started.row, &steps)
-                            }
-                            Err(error) => Err(error.into()),
-                        });
-                    }
-                }
-                Err(error) => {
-                    let message = error.to_string();
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "a batch of sagas was not started"
-                    );
-                    let mut first = Some(error);
-                    for place in places {
-                        outcomes[place] = Some(Err(first
-                            .take()
-                            .map_or_else(|| Error::BatchFailed(message.clone()), Error::from)));
-                    }
-                }
-            }
-        }
-        outcomes
-            .into_iter()
-            .map(|outcome| outcome.unwrap_or(Err(Error::Internal("a start has no outcome"))))
-            .collect()
     }
 
     /// One saga.
@@ -488,6 +439,50 @@ impl Engine {
         Ok(self.remember_plan(row.hash, steps))
     }
 
+    async fn definition_row(
+        &self,
+        name: &str,
+        version: Option<i32>,
+    ) -> Result<SagaDefinitionRow, Error> {
+        let store = &self.inner.store;
+        let row = store.saga_definition(name, version.map(i64::from)).await?;
+        row.ok_or_else(|| Error::DefinitionNotFound {
+            name: name.to_owned(),
+            version,
+        })
+    }
+
+    /// A definition that was read before, by the hash of its document.
+    fn known_definition(&self, hash: &str) -> Option<Arc<Planned>> {
+        let definitions = &self.inner.definitions;
+        let definitions = definitions.lock().unwrap_or_else(PoisonError::into_inner);
+        definitions.get(hash).cloned()
+    }
+
+    fn remember_definition(
+        &self,
+        hash: String,
+        stored: StoredDefinition,
+    ) -> Result<Arc<Planned>, Error> {
+        let plan = plan_row(&stored.definition.steps)?;
+        let steps = self.keep_plan(&plan.hash, stored.definition.steps);
+        let planned = Arc::new(Planned { plan, steps });
+        let definitions = &self.inner.definitions;
+        let mut definitions = definitions.lock().unwrap_or_else(PoisonError::into_inner);
+        if definitions.len() >= PLANS {
+            definitions.pop_first();
+        }
+        definitions.insert(hash, Arc::clone(&planned));
+        Ok(planned)
+    }
+
+    fn keep_plan(&self, hash: &str, steps: Vec<Step>) -> Arc<Vec<Step>> {
+        match self.known_plan(hash) {
+            Some(steps) => steps,
+            None => self.remember_plan(hash.to_owned(), steps),
+        }
+    }
+
     fn known_plan(&self, hash: &str) -> Option<Arc<Vec<Step>>> {
         let plans = self
             .inner
@@ -498,8 +493,6 @@ impl Engine {
     }
 
     fn remember_plan(&self, hash: String, steps: Vec<Step>) -> Arc<Vec<Step>> {
-        /// Plans held in memory; few programs have more definitions in use.
-        const PLANS: usize = 1_000;
         let steps = Arc::new(steps);
         let mut plans = self
             .inner
@@ -520,10 +513,22 @@ impl Engine {
         request: Option<Request>,
     ) -> Result<(NewSaga, Arc<Vec<Step>>), Error> {
         start.check()?;
-        let (name, version, steps) = match start.definition {
+        let (name, version, plan, steps) = match start.definition {
             DefinitionRef::Named { ref name, version } => {
-                let stored = self.definition(name, version).await?.definition;
-                (stored.name, i64::from(stored.version), stored.steps)
+                let row = self.definition_row(name, version).await?;
+                let planned = match self.known_definition(&row.hash) {
+                    Some(planned) => planned,
+                    None => self.remember_definition(
+                        row.hash.clone(),
+                        StoredDefinition::read(row.clone())?,
+                    )?,
+                };
+                (
+                    row.name,
+                    row.version,
+                    planned.plan.clone(),
+                    Arc::clone(&planned.steps),
+                )
             }
             DefinitionRef::Inline(ref steps) => {
                 let definition = Definition {
@@ -535,17 +540,10 @@ impl Engine {
                 if !problems.is_empty() {
                     return Err(Error::DefinitionInvalid(problems));
                 }
-                (String::new(), 0, definition.steps)
+                let plan = plan_row(&definition.steps)?;
+                let steps = self.keep_plan(&plan.hash, definition.steps);
+                (String::new(), 0, plan, steps)
             }
-        };
-        let document = to_json(&steps)?;
-        let plan = SagaPlanRow {
-            hash: hash(&document),
-            document,
-        };
-        let steps = match self.known_plan(&plan.hash) {
-            Some(steps) => steps,
-            None => self.remember_plan(plan.hash.clone(), steps),
         };
         let saga = Saga::new(steps.len());
         let waiting = SagaFirst {
@@ -627,6 +625,14 @@ impl Engine {
 
 fn hash(document: &str) -> String {
     hex::encode(Sha256::digest(document.as_bytes()))
+}
+
+fn plan_row(steps: &[Step]) -> Result<SagaPlanRow, Error> {
+    let document = to_json(&steps)?;
+    Ok(SagaPlanRow {
+        hash: hash(&document),
+        document,
+    })
 }
 
 fn to_json<T: serde::Serialize>(value: &T) -> Result<String, Error> {

@@ -57,7 +57,7 @@ pub use wake::Wakeups;
 use engine::Db;
 use pipeline::Pipeline;
 use publish::Publishes;
-use saga::SagaTransitions;
+use saga::{SagaStarts, SagaTransitions};
 
 /// An open database. Clones share it.
 #[derive(Clone)]
@@ -69,6 +69,7 @@ struct Inner {
     db: Db,
     publishes: Pipeline<Publishes>,
     sagas: Pipeline<SagaTransitions>,
+    saga_starts: Pipeline<SagaStarts>,
     /// Held, not read: it keeps a second server off the same SQLite file.
     _lock: Option<File>,
 }
@@ -85,11 +86,13 @@ impl Store {
         let (db, lock) = engine::open(options).await?;
         let publishes = Pipeline::start(Publishes { db: db.clone() }, options.write_deadline);
         let sagas = Pipeline::start(SagaTransitions { db: db.clone() }, options.write_deadline);
+        let saga_starts = Pipeline::start(SagaStarts { db: db.clone() }, options.write_deadline);
         Ok(Self {
             inner: Arc::new(Inner {
                 db,
                 publishes,
                 sagas,
+                saga_starts,
                 _lock: lock,
             }),
         })
@@ -130,6 +133,10 @@ impl Store {
 
     pub(crate) fn saga_transitions(&self) -> &Pipeline<SagaTransitions> {
         &self.inner.sagas
+    }
+
+    pub(crate) fn saga_starts(&self) -> &Pipeline<SagaStarts> {
+        &self.inner.saga_starts
     }
 
     pub(crate) fn publishes(&self) -> &Pipeline<Publishes> {

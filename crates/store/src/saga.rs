@@ -17,7 +17,7 @@ pub use start::{NewSaga, SagaFirst, StartedSaga};
 pub use steer::{SteerWrite, Steered};
 pub use transition::{SagaTransition, TransitionOutcome};
 
-pub(crate) use transition::SagaTransitions;
+pub(crate) use {start::SagaStarts, transition::SagaTransitions};
 
 /// The topic of sagas; the key is the saga's id, the etag its state and how many transitions it has made.
 pub const SAGA_TOPIC: &str = "saga";

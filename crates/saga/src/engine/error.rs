@@ -46,9 +46,6 @@ pub enum Error {
     /// The request id was used with other arguments.
     #[error("the request id was used before with other arguments")]
     RequestIdReused,
-    /// The whole batch failed; the first of it says why.
-    #[error("the batch was not started: {0}")]
-    BatchFailed(String),
     /// The database.
     #[error(transparent)]
     Store(store::Error),

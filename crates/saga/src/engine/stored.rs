@@ -241,6 +241,7 @@ impl StartSaga {
             (Some(key), request.body_hash)
         });
         Ok(SagaRow {
+            last_write: id.clone(),
             id,
             kind: self.kind,
             definition_name,
@@ -259,7 +260,6 @@ impl StartSaga {
             state: String::new(),
             machine: String::new(),
             version: 1,
-            last_write: String::new(),
             owner: String::new(),
             wake_us: None,
             crashes: 0,

@@ -93,43 +93,6 @@ impl SagaEdge {
     }
 
     /// Starts those without a request id as one transaction, and each of the others by itself.
-    async fn start_all(
-        &self,
-        requests: Vec<api::StartSagaRequest>,
-    ) -> Vec<Result<api::StartSagaResponse, Problem>> {
-        let mut results: BTreeMap<usize, Result<api::StartSagaResponse, Problem>> = BTreeMap::new();
-        let known = self.engine.known_actions();
-        let (mut places, mut together, mut alone) = (Vec::new(), Vec::new(), Vec::new());
-        for (place, request) in requests.into_iter().enumerate() {
-            if !request.request_id.is_empty() {
-                alone.push(async move { (place, self.start(request).await) });
-                continue;
-            }
-            match request::start(request, &known) {
-                Ok(start) => {
-                    places.push(place);
-                    together.push(start);
-                }
-                Err(problem) => {
-                    results.insert(place, Err(problem));
-                }
-            }
-        }
-        results.extend(join_all(alone).await);
-        if !together.is_empty() {
-            let started = self.engine.start_batch(together).await;
-            for (place, started) in places.into_iter().zip(started) {
-                let started = started.map(|view| api::StartSagaResponse {
-                    saga: Some(message::saga(&view)),
-                    replayed: false,
-                });
-                let started = started.map_err(|error| status::of_saga(&error, "steps_json"));
-                results.insert(place, started);
-            }
-        }
-        results.into_values().collect()
-    }
-
     async fn get(&self, id: &str) -> Result<SagaView, Status> {
         request::id(id)?;
         self.engine.get(id).await.map_err(refused)
@@ -344,7 +307,9 @@ impl SagaService for SagaEdge {
             let message = format!("{} requests; 1 to {MAX_BATCH}", requests.len());
             return Err(status::invalid_argument("requests", message));
         }
-        let results = self.start_all(requests).await.into_iter();
+        // Those that arrive together are committed together.
+        let started = requests.into_iter().map(|request| self.start(request));
+        let results = join_all(started).await.into_iter();
         let results = results.map(|started| api::batch_start_sagas_response::Result {
             result: Some(match started {
                 Ok(started) => BatchResult::Started(started),

@@ -424,9 +424,6 @@ pub(crate) fn of_saga(error: &saga::Error, plan: &str) -> Problem {
             message: why,
         } => invalid(field, why.clone()),
         E::RequestIdReused => of_store(&store::Error::RequestIdReused),
-        E::BatchFailed(_) => {
-            Problem::new(Code::Unavailable, "DATABASE_UNAVAILABLE", message).retry(RETRY)
-        }
         E::Store(error) => of_store(error),
         E::Internal(what) => {
             tracing::error!(what, "a call failed");

@@ -171,9 +171,9 @@ impl<'c> Statement<'c> {
 
     /// Adds a column of values as the next argument of a statement that is for PostgreSQL only. Columns are read several times faster there than
     /// the same values as JSON.
-    pub(crate) fn bind_column<T>(mut self, values: Vec<T>) -> Self
+    pub(crate) fn bind_column<'t, T>(mut self, values: Vec<T>) -> Self
     where
-        for<'t> Vec<T>: Encode<'t, Postgres> + Type<Postgres>,
+        Vec<T>: Encode<'t, Postgres> + Type<Postgres>,
     {
         let added = match &mut self.target {
             Target::PostgresPool(_, _, arguments) | Target::Postgres(_, _, arguments) => {

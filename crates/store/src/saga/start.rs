@@ -1,23 +1,37 @@
-//! Starting sagas. The first intent is part of the start, so that a saga that is taken in hand at once costs no commit more.
+//! Starting sagas, in batches: one transaction and one revision for all that arrive together. The first intent is part of the
+//! start, so that a saga that is taken in hand at once costs no commit more.
+//!
+//! A start carries its saga's id, which is new: sent again after a lost answer, it finds its own saga.
+
+use std::{collections::HashSet, sync::Arc};
 
 use sqlx::FromRow;
+use steadfast_types::Mark;
 use uuid::Uuid;
 
 use super::{SAGA_TOPIC, definition::put_plan, row::SagaRow, transition::etag};
 use crate::{
     Change, Error, Op, SagaPlanRow, Store,
-    engine::{Tx, statements},
+    engine::{Db, Tx, statements},
     log,
+    pipeline::Kind,
 };
 
 statements! {
+    /// Adds sagas that have no key to wait for, in one call, which is one transaction. `added` is NULL if all of them are new.
+    START = "saga_start" => [
+        postgres {
+            "SELECT now_us, added FROM saga_start($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, \
+                 $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25)"
+        }
+    ];
     /// Adds a saga, unless its request was made before.
     ADD = "saga_add" => [
         "INSERT INTO saga (id, kind, definition_name, definition_version, plan_hash, deployment_id, \
          triggered_by, labels, inputs, context, priority, concurrency_key, request_key, body_hash, \
          deadline_us, state, machine, version, last_write, owner, wake_us, crashes, created_us, started_us, \
          ended_us) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, 1, \
-         $18, $19, $20, 0, " now ", CASE WHEN $16 = 'pending' THEN NULL ELSE " now " END, NULL) ON CONFLICT (request_key) DO NOTHING"
+         $18, $19, $20, 0, " now ", CASE WHEN $16 = 'pending' THEN NULL ELSE " now " END, NULL) ON CONFLICT DO NOTHING"
     ];
     /// The saga that a request led to.
     FIND = "saga_find_request" => ["SELECT * FROM saga WHERE request_key = $1"];
@@ -45,7 +59,7 @@ statements! {
 pub struct NewSaga {
     /// Its steps.
     pub plan: SagaPlanRow,
-    /// Everything else; times, version and last write are filled in.
+    /// Everything else; times and version are filled in.
     pub row: SagaRow,
     /// Who has it, when it may be taken, its state, machine and records, if it does not have to wait for its key.
     pub free: SagaFirst,
@@ -79,63 +93,209 @@ pub struct StartedSaga {
     pub waits: bool,
 }
 
+/// Commits batches of starts.
+pub(crate) struct SagaStarts {
+    pub(crate) db: Db,
+}
+
 #[derive(FromRow)]
 struct Holder {
     holder: String,
 }
 
+#[derive(FromRow)]
+struct AddedRow {
+    now_us: i64,
+    /// A JSON array of ids.
+    added: Option<String>,
+}
+
 impl Store {
-    /// Starts a saga.
+    /// Starts a saga, together with whatever else is being started.
     ///
     /// # Errors
     /// [`Error::RequestIdReused`], or if the database does not answer.
-    pub async fn start_saga(&self, new: &NewSaga) -> Result<StartedSaga, Error> {
-        let mut tx = self.db().begin().await?;
-        let started = start_in(&mut tx, new).await?;
-        if !started.replayed {
-            let version = etag(&started.row.state, 1);
-            let change = Change::new(SAGA_TOPIC, started.row.id.as_str(), Op::Upsert, version);
-            log::append(&mut tx, &[change]).await?;
-        }
-        tx.commit().await?;
-        Ok(started)
+    pub async fn start_saga(&self, new: NewSaga) -> Result<StartedSaga, Error> {
+        self.saga_starts().submit(new).await
+    }
+}
+
+impl Kind for SagaStarts {
+    type Input = NewSaga;
+    type Output = StartedSaga;
+
+    const NAME: &'static str = "saga_start";
+
+    fn conflict_key(input: &NewSaga) -> Option<String> {
+        input.row.request_key.clone()
     }
 
-    /// Starts many sagas as one transaction and one revision, in their order. Each has its own outcome.
-    ///
-    /// # Errors
-    /// If the database does not answer; nothing was started then.
-    pub async fn start_sagas(
+    fn size(input: &NewSaga) -> usize {
+        let row = &input.row;
+        let documents = row.inputs.len() + row.context.len() + row.labels.len();
+        documents + input.free.machine.len() + 512
+    }
+
+    async fn commit(
         &self,
-        new: &[NewSaga],
+        inputs: &[Arc<NewSaga>],
     ) -> Result<Vec<Result<StartedSaga, Error>>, Error> {
-        let mut tx = self.db().begin().await?;
-        let mut outcomes = Vec::with_capacity(new.len());
+        let keyed = inputs.iter().any(|new| new.row.concurrency_key.is_some());
+        if keyed || matches!(self.db, Db::Sqlite { .. }) {
+            return self.start_each(inputs).await;
+        }
+        self.start_free(inputs).await
+    }
+}
+
+impl SagaStarts {
+    /// In one transaction, one after the other.
+    async fn start_each(
+        &self,
+        inputs: &[Arc<NewSaga>],
+    ) -> Result<Vec<Result<StartedSaga, Error>>, Error> {
+        let mut tx = self.db.begin().await?;
+        let mut outcomes = Vec::with_capacity(inputs.len());
         let mut changes = Vec::new();
-        for new in new {
-            let outcome = match start_in(&mut tx, new).await {
-                Err(Error::RequestIdReused) => Err(Error::RequestIdReused),
-                other => Ok(other?),
-            };
-            if let Ok(started) = &outcome
-                && !started.replayed
-            {
-                let version = etag(&started.row.state, 1);
-                let id = started.row.id.as_str();
-                changes.push(Change::new(SAGA_TOPIC, id, Op::Upsert, version));
+        let mut planned = HashSet::new();
+        for new in inputs {
+            if planned.insert(new.plan.hash.as_str()) {
+                put_plan(&mut tx, &new.plan).await?;
             }
-            outcomes.push(outcome);
+            let started = match start_in(&mut tx, new).await {
+                Err(Error::RequestIdReused) => Err(Error::RequestIdReused),
+                Err(error) => return Err(error),
+                Ok((started, is_new)) => {
+                    if is_new {
+                        changes.push(change(&started.row.id, &started.row.state));
+                    }
+                    Ok(started)
+                }
+            };
+            outcomes.push(started);
         }
-        if !changes.is_empty() {
-            log::append(&mut tx, &changes).await?;
+        if changes.is_empty() {
+            tx.rollback().await?;
+            return Ok(outcomes);
         }
+        log::append(&mut tx, &changes).await?;
         tx.commit().await?;
+        Ok(outcomes)
+    }
+
+    /// In one call: sagas without keys need no decision on the way.
+    async fn start_free(
+        &self,
+        inputs: &[Arc<NewSaga>],
+    ) -> Result<Vec<Result<StartedSaga, Error>>, Error> {
+        fn column<'a, T>(inputs: &'a [Arc<NewSaga>], of: impl Fn(&'a NewSaga) -> T) -> Vec<T> {
+            inputs.iter().map(|new| of(new)).collect()
+        }
+        let mut planned = HashSet::new();
+        let plans = inputs.iter().map(|new| &new.plan);
+        let plans: Vec<&SagaPlanRow> = plans.filter(|plan| planned.insert(&plan.hash)).collect();
+        let changes = column(inputs, |new| change(&new.row.id, &new.free.state));
+        let added: AddedRow = self
+            .db
+            .write(&START)
+            .bind(Mark::random().to_sql())
+            .bind(Uuid::now_v7().to_string())
+            .bind(log::encode_changes(&changes))
+            .bind_column(plans.iter().map(|plan| plan.hash.as_str()).collect())
+            .bind_column(plans.iter().map(|plan| plan.document.as_str()).collect())
+            .bind_column(column(inputs, |new| new.row.id.as_str()))
+            .bind_column(column(inputs, |new| new.row.kind.as_str()))
+            .bind_column(column(inputs, |new| new.row.definition_name.as_str()))
+            .bind_column(column(inputs, |new| new.row.definition_version))
+            .bind_column(column(inputs, |new| new.row.plan_hash.as_str()))
+            .bind_column(column(inputs, |new| new.row.deployment_id.as_str()))
+            .bind_column(column(inputs, |new| new.row.triggered_by.as_str()))
+            .bind_column(column(inputs, |new| new.row.labels.as_str()))
+            .bind_column(column(inputs, |new| new.row.inputs.as_str()))
+            .bind_column(column(inputs, |new| new.row.context.as_str()))
+            .bind_column(column(inputs, |new| new.row.priority))
+            .bind_column(column(inputs, |new| new.row.request_key.as_deref()))
+            .bind_column(column(inputs, |new| new.row.body_hash.as_str()))
+            .bind_column(column(inputs, |new| new.row.deadline_us))
+            .bind_column(column(inputs, |new| new.free.state.as_str()))
+            .bind_column(column(inputs, |new| new.free.machine.as_str()))
+            .bind_column(column(inputs, |new| new.row.last_write.as_str()))
+            .bind_column(column(inputs, |new| new.free.owner.as_str()))
+            .bind_column(column(inputs, |new| new.free.wake_us))
+            .bind_column(column(inputs, |new| new.free.records.as_str()))
+            .one()
+            .await?;
+        let added_ids: Option<HashSet<String>> = match &added.added {
+            None => None,
+            Some(ids) => {
+                Some(serde_json::from_str(ids).map_err(|_| Error::Corrupt("started sagas"))?)
+            }
+        };
+        let mut outcomes = Vec::with_capacity(inputs.len());
+        for new in inputs {
+            let is_new = added_ids
+                .as_ref()
+                .is_none_or(|ids| ids.contains(&new.row.id));
+            outcomes.push(if is_new {
+                Ok(StartedSaga {
+                    row: added_row(new, added.now_us),
+                    replayed: false,
+                    waits: false,
+                })
+            } else {
+                let own = self.db.read(&ADDED).bind(&new.row.id).optional().await?;
+                let found = match own {
+                    Some(own) => own,
+                    None => self.db.read(&FIND).bind(&new.row.request_key).one().await?,
+                };
+                started_before(new, found)
+            });
+        }
         Ok(outcomes)
     }
 }
 
-async fn start_in(tx: &mut Tx, new: &NewSaga) -> Result<StartedSaga, Error> {
-    put_plan(tx, &new.plan).await?;
+fn change(id: &str, state: &str) -> Change {
+    Change::new(SAGA_TOPIC, id, Op::Upsert, etag(state, 1))
+}
+
+/// What was just added, without reading it again.
+fn added_row(new: &NewSaga, now_us: i64) -> SagaRow {
+    SagaRow {
+        state: new.free.state.clone(),
+        machine: new.free.machine.clone(),
+        version: 1,
+        owner: new.free.owner.clone(),
+        wake_us: new.free.wake_us,
+        crashes: 0,
+        created_us: now_us,
+        started_us: (new.free.state != "pending").then_some(now_us),
+        ended_us: None,
+        ..new.row.clone()
+    }
+}
+
+/// A saga that was there already: this very one, whose answer was lost, or the one that the same request led to.
+fn started_before(new: &NewSaga, found: SagaRow) -> Result<StartedSaga, Error> {
+    if found.id == new.row.id {
+        return Ok(StartedSaga {
+            waits: found.concurrency_key.is_some() && found.state == "pending",
+            row: found,
+            replayed: false,
+        });
+    }
+    if found.body_hash != new.row.body_hash {
+        return Err(Error::RequestIdReused);
+    }
+    Ok(StartedSaga {
+        row: found,
+        replayed: true,
+        waits: false,
+    })
+}
+
+/// Starts one, and says whether it was added now.
+async fn start_in(tx: &mut Tx, new: &NewSaga) -> Result<(StartedSaga, bool), Error> {
     let row = &new.row;
     // With a key it is added as one that waits: a repeated request must not take the key for a saga that is not there.
     let first = if row.concurrency_key.is_some() {
@@ -162,21 +322,18 @@ async fn start_in(tx: &mut Tx, new: &NewSaga) -> Result<StartedSaga, Error> {
         .bind(row.deadline_us)
         .bind(&first.state)
         .bind(&first.machine)
-        .bind(Uuid::now_v7().to_string())
+        .bind(&row.last_write)
         .bind(&first.owner)
         .bind(first.wake_us)
         .execute()
         .await?;
     if added == 0 {
-        let found: SagaRow = tx.statement(&FIND).bind(&row.request_key).one().await?;
-        if found.body_hash != row.body_hash {
-            return Err(Error::RequestIdReused);
-        }
-        return Ok(StartedSaga {
-            row: found,
-            replayed: true,
-            waits: false,
-        });
+        let own: Option<SagaRow> = tx.statement(&ADDED).bind(&row.id).optional().await?;
+        let found = match own {
+            Some(own) => own,
+            None => tx.statement(&FIND).bind(&row.request_key).one().await?,
+        };
+        return Ok((started_before(new, found)?, false));
     }
     let mut waits = false;
     let mut first = first;
@@ -201,9 +358,10 @@ async fn start_in(tx: &mut Tx, new: &NewSaga) -> Result<StartedSaga, Error> {
         .bind(&first.records)
         .execute()
         .await?;
-    Ok(StartedSaga {
+    let started = StartedSaga {
         row: tx.statement(&ADDED).bind(&row.id).one().await?,
         replayed: false,
         waits,
-    })
+    };
+    Ok((started, true))
 }
