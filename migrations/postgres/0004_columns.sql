@@ -1,11 +1,12 @@
--- Batches whose arguments are columns instead of JSON: PostgreSQL reads them in a fraction of the time.
+-- Batches whose arguments are columns instead of JSON: PostgreSQL reads them in a fraction of the time. Their statements are
+-- planned once per session: a plan for the length of each batch takes longer to make than to run, and is the same.
 
 -- Publishes without request ids, all or nothing: gives each the next revision, in the order of the arrays, and returns the
 -- revision before the first. If one of them is in the log already, by a call whose answer was lost, it writes nothing and
 -- returns NULL; `publish_batch` then says where each landed. The lock and the look at the log must be two statements: see
 -- `log_append`.
 CREATE FUNCTION publish_append(write_ids text[], marks bigint[], origins text[], changes text[])
-    RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
+    RETURNS bigint LANGUAGE plpgsql VOLATILE SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     head bigint;
 BEGIN
@@ -30,7 +31,7 @@ CREATE FUNCTION saga_commit(
     ids text[], expected bigint[], holders text[], owners text[], wakes bigint[], states text[], machines text[],
     write_ids text[], records text[], ended boolean[], released boolean[], progressed boolean[])
     RETURNS TABLE (ord bigint, landed boolean, fenced boolean)
-    LANGUAGE plpgsql VOLATILE AS $$
+    LANGUAGE plpgsql VOLATILE SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     now_us bigint := steadfast_now_us();
@@ -40,6 +41,24 @@ BEGIN
     PERFORM 1 FROM lease WHERE name = lease_name AND fence = lease_fence AND owner = lease_owner FOR SHARE;
     IF NOT FOUND THEN
         RETURN QUERY SELECT n::bigint, false, true FROM generate_series(0, cardinality(ids) - 1) AS n;
+        RETURN;
+    END IF;
+    IF cardinality(ids) = 1 AND NOT released[1] THEN
+        -- A saga on its own: the same without sets, in half the time.
+        UPDATE saga s SET state = states[1], machine = machines[1], version = s.version + 1,
+            last_write = write_ids[1], owner = owners[1], wake_us = wakes[1],
+            crashes = CASE WHEN progressed[1] THEN 0 ELSE s.crashes END,
+            started_us = coalesce(s.started_us, now_us), ended_us = NULL
+        WHERE s.id = ids[1] COLLATE "C" AND s.version = expected[1] AND s.owner = holders[1];
+        IF FOUND THEN
+            INSERT INTO saga_event (saga_id, version, time_us, actor, reason, records)
+            VALUES (ids[1], expected[1] + 1, now_us, '', '', records[1]);
+            PERFORM 1 FROM log_lock WHERE id = 1 FOR UPDATE;
+            INSERT INTO change_log (revision, mark, write_id, origin, time_us, changes)
+            VALUES ((SELECT max(c.revision) FROM change_log c) + 1, log_mark, log_write_id, '', now_us, saga_commit.changes);
+            RETURN;
+        END IF;
+        RETURN QUERY SELECT 0::bigint, s.last_write = write_ids[1], false FROM saga s WHERE s.id = ids[1] COLLATE "C";
         RETURN;
     END IF;
     WITH updated AS (
@@ -72,7 +91,7 @@ BEGIN
         END IF;
         PERFORM 1 FROM log_lock WHERE id = 1 FOR UPDATE;
         INSERT INTO change_log (revision, mark, write_id, origin, time_us, changes)
-        VALUES ((SELECT max(c.revision) FROM change_log c) + 1, log_mark, log_write_id, '', now_us, changes);
+        VALUES ((SELECT max(c.revision) FROM change_log c) + 1, log_mark, log_write_id, '', now_us, saga_commit.changes);
     END IF;
     IF all_written THEN
         RETURN;
@@ -92,7 +111,7 @@ CREATE FUNCTION saga_start(
     starters text[], labels text[], inputs text[], contexts text[], priorities bigint[], request_keys text[],
     body_hashes text[], deadlines bigint[], states text[], machines text[], last_writes text[], owners text[],
     wakes bigint[], records text[], OUT now_us bigint, OUT added text)
-    LANGUAGE plpgsql VOLATILE AS $$
+    LANGUAGE plpgsql VOLATILE SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     new_ids text[];

@@ -45,6 +45,28 @@ pub(crate) struct Options {
     pub(crate) bin: Option<PathBuf>,
 }
 
+/// How much of the measurement of sagas is done.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SagaArgs {
+    /// Only these parts
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "PART,…",
+          default_values_t = [SagaPart::Steps, SagaPart::Burn, SagaPart::Parked, SagaPart::Recover])]
+    pub(crate) parts: Vec<SagaPart>,
+}
+
+/// A part of the measurement of sagas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SagaPart {
+    /// One at a time, 50 and 500 in flight, with their floors.
+    Steps,
+    /// 100,000 sagas of one step, and what they leave behind.
+    Burn,
+    /// The memory of sagas that wait.
+    Parked,
+    /// 10,000 in flight when the server is killed.
+    Recover,
+}
+
 /// How results are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
@@ -75,6 +97,15 @@ pub(crate) enum Command {
     /// 20 ms / 16. A first refresh stores everything, a second one finds everything unchanged. `refresh.overhead_ratio` should
     /// be at most 1.3.
     Refresh,
+    /// Steps of sagas per second, and what sagas cost, over bare fenced commits
+    ///
+    /// Sagas of ten steps that do nothing, started by StartSaga and followed on the topic `saga`: one at a time, 50 and 500 in
+    /// flight; 100,000 sagas of one step; 10,000 that wait; and 10,000 in flight when the server is killed. The floors, without
+    /// any gRPC, move rows in a table of three columns under a fence: one commit per step by 50 callers, and fifty steps per
+    /// commit. On PostgreSQL (fsync on) `saga.ten_steps_p50_ms` should be at most 4, `saga.pg_steps_per_s_50` at least 20,000
+    /// and above one commit per step, `saga.recover_s` at most the default lease plus 5; on SQLite (synchronous=FULL)
+    /// `saga.sqlite_steps_per_s_50` at least 10,000.
+    Saga(SagaArgs),
     /// What the measurements start beside the server
     #[command(subcommand, hide = true)]
     Floor(FloorCommand),

@@ -12,7 +12,11 @@ use std::{
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use rand::{SeedableRng as _, rngs::SmallRng};
-use tokio::task::JoinSet;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::JoinSet,
+};
 use tonic::{
     Request,
     client::Grpc,
@@ -149,6 +153,20 @@ pub(crate) async fn connect(address: &str) -> Result<Channel, Error> {
         .connect()
         .await
         .map_err(failed)
+}
+
+/// Reads a page of the server's HTTP port.
+pub(crate) async fn http_get(address: &str, path: &str) -> Result<String, Error> {
+    let failed = || Error::io("asking the server over HTTP");
+    let mut stream = TcpStream::connect(address).await.map_err(failed())?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    stream
+        .write_all(request.as_bytes())
+        .await
+        .map_err(failed())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.map_err(failed())?;
+    Ok(answer)
 }
 
 /// Makes one call.

@@ -20,6 +20,7 @@ mod program;
 mod publish;
 mod refresh;
 mod report;
+mod saga;
 mod statistics;
 mod table;
 
@@ -51,6 +52,7 @@ fn run(cli: Cli) -> Result<(), Error> {
             Command::Lookup => lookup::run(&cli.options).await?,
             Command::Publish => publish::run(&cli.options).await?,
             Command::Refresh => refresh::run(&cli.options).await?,
+            Command::Saga(saga) => saga::run(&cli.options, saga).await?,
         };
         match cli.options.output {
             Format::Table => println!("{}", table::render(&report)),

@@ -183,7 +183,7 @@ async fn floor(
 }
 
 /// Version and settings of a database, over a connection as the server makes them.
-async fn facts(url: &str, data_dir: &Path) -> Result<Value, Error> {
+pub(crate) async fn facts(url: &str, data_dir: &Path) -> Result<Value, Error> {
     let floor = Floor::open(&steadfast_store::Options {
         url: url.to_owned(),
         data_dir: data_dir.to_owned(),

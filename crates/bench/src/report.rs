@@ -78,6 +78,21 @@ impl Report {
         });
     }
 
+    /// Adds a figure that is itself aimed at something.
+    pub(crate) fn aimed(
+        &mut self,
+        name: &str,
+        unit: &'static str,
+        rounds: &Series,
+        floor: Option<&Series>,
+        target: Option<Target>,
+    ) {
+        self.push(name, unit, rounds, floor.map(Series::median));
+        if let Some(figure) = self.figures.last_mut() {
+            figure.target = target;
+        }
+    }
+
     fn push(&mut self, name: &str, unit: &'static str, rounds: &Series, floor: Option<f64>) {
         self.figures.push(Figure {
             name: format!("{}.{name}", self.bench),

@@ -7,6 +7,7 @@
 mod carry;
 mod error;
 mod executor;
+mod rest;
 mod stored;
 
 use std::{
@@ -24,7 +25,7 @@ use steadfast_store::{
     Steered, Store, Wakeups,
 };
 use steadfast_types::{ReplicaId, Timestamp};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
@@ -36,6 +37,7 @@ use crate::{
     machine::Effect,
 };
 use carry::{Disposition, InHand};
+use rest::{Rest, Rests};
 
 /// Inputs, context and each output take at most this many bytes.
 pub const DOCUMENT_BYTES: usize = 64 << 10;
@@ -43,6 +45,9 @@ pub const DOCUMENT_BYTES: usize = 64 << 10;
 pub const LABELS: usize = 32;
 /// Bytes of a label's name or value, of a kind, a key or another name at most.
 pub const NAME_BYTES: usize = 128;
+
+/// How soon a saga is looked at again because other replicas committed something.
+const LOOK_AGAIN: Duration = Duration::from_millis(25);
 
 /// Plans held in memory, and definitions; few programs have more in use.
 const PLANS: usize = 1_000;
@@ -84,13 +89,18 @@ struct Inner {
     /// There may be something to take.
     poke: Notify,
     plans: Mutex<BTreeMap<String, Arc<Vec<Step>>>>,
-    definitions: Mutex<BTreeMap<String, Arc<Planned>>>,
+    definitions: Mutex<BTreeMap<(String, i64), Arc<Planned>>>,
+    rests: Rests,
     tasks: TaskTracker,
 }
 
 /// What a definition's sagas are started with.
 #[derive(Debug)]
 struct Planned {
+    /// Name and version.
+    definition: (String, i64),
+    /// Of the definition's document.
+    hash: String,
     plan: SagaPlanRow,
     steps: Arc<Vec<Step>>,
 }
@@ -146,6 +156,7 @@ impl Engine {
                 poke: Notify::new(),
                 plans: Mutex::new(BTreeMap::new()),
                 definitions: Mutex::new(BTreeMap::new()),
+                rests: Rests::default(),
                 tasks: tasks.clone(),
             }),
         };
@@ -265,14 +276,30 @@ impl Engine {
     /// Starts a saga, and takes it in hand if there is room. True if the same request had started it before.
     ///
     /// # Errors
-    /// [`Error::DefinitionNotFound`], [`Error::DefinitionInvalid`] for inline steps, [`Error::InvalidArgument`],
-    /// [`Error::RequestIdReused`].
+    /// As [`Engine::start_and_wait`].
     pub async fn start(
         &self,
         start: StartSaga,
         request: Option<Request>,
     ) -> Result<(SagaView, bool), Error> {
+        self.start_and_wait(start, request, Duration::ZERO).await
+    }
+
+    /// Starts a saga, and returns once it has ended or needs a person, or as it is after `wait`.
+    ///
+    /// # Errors
+    /// [`Error::DefinitionNotFound`], [`Error::DefinitionInvalid`] for inline steps, [`Error::InvalidArgument`],
+    /// [`Error::RequestIdReused`].
+    pub async fn start_and_wait(
+        &self,
+        start: StartSaga,
+        request: Option<Request>,
+        wait: Duration,
+    ) -> Result<(SagaView, bool), Error> {
+        let until = Instant::now() + wait;
         let (new, steps) = self.prepare(start, request).await?;
+        // Before it can end.
+        let rest = (!wait.is_zero()).then(|| self.inner.rests.wait_for(&new.row.id));
         let started = self.inner.store.start_saga(new).await?;
         self.inner.wakeups.kick();
         let replayed = started.replayed;
@@ -284,7 +311,37 @@ impl Engine {
         } else {
             steps
         };
-        Ok((SagaView::read(started.row, &steps)?, replayed))
+        let view = SagaView::read(started.row, &steps)?;
+        match rest {
+            Some(rest) if !view.saga.state.rests() => {
+                let rest = if replayed {
+                    self.inner.rests.wait_for(&view.id)
+                } else {
+                    rest
+                };
+                Ok((self.at_rest(&view.id, rest, until).await?, replayed))
+            }
+            _ => Ok((view, replayed)),
+        }
+    }
+
+    /// The saga once it rests, or as it is at the end of the time.
+    async fn at_rest(&self, id: &str, mut rest: Rest, until: Instant) -> Result<SagaView, Error> {
+        let mut others = self.inner.wakeups.subscribe_to_others();
+        loop {
+            let look = Instant::now() + self.inner.options.poll_interval;
+            tokio::select! {
+                () = rest.came() => {}
+                // It may be in another replica's hand.
+                _ = others.changed() => tokio::time::sleep(LOOK_AGAIN).await,
+                () = tokio::time::sleep_until(look.min(until)) => {}
+            }
+            let view = self.get(id).await?;
+            if view.saga.state.rests() || Instant::now() >= until {
+                return Ok(view);
+            }
+            rest = self.inner.rests.wait_for(id);
+        }
     }
 
     /// One saga.
@@ -405,6 +462,7 @@ impl Engine {
             Steered::Unknown => Ok(None),
             Steered::Refused(error) => Err(error),
             Steered::Moved(row) => {
+                self.inner.rests.came(id);
                 let own = self
                     .life()
                     .is_some_and(|life| life.executor.to_string() == row.owner);
@@ -452,28 +510,45 @@ impl Engine {
         })
     }
 
-    /// A definition that was read before, by the hash of its document.
-    fn known_definition(&self, hash: &str) -> Option<Arc<Planned>> {
-        let definitions = &self.inner.definitions;
-        let definitions = definitions.lock().unwrap_or_else(PoisonError::into_inner);
-        definitions.get(hash).cloned()
-    }
-
-    fn remember_definition(
-        &self,
-        hash: String,
-        stored: StoredDefinition,
-    ) -> Result<Arc<Planned>, Error> {
-        let plan = plan_row(&stored.definition.steps)?;
-        let steps = self.keep_plan(&plan.hash, stored.definition.steps);
-        let planned = Arc::new(Planned { plan, steps });
+    /// What sagas of a definition are started with. A version that was read before is not read again, as it never changes; after
+    /// the database was restored this replica gets another life, and forgets.
+    async fn planned(&self, name: &str, version: Option<i32>) -> Result<Arc<Planned>, Error> {
+        let known = |version| {
+            let definitions = &self.inner.definitions;
+            let definitions = definitions.lock().unwrap_or_else(PoisonError::into_inner);
+            definitions.get(&(name.to_owned(), version)).cloned()
+        };
+        if let Some(planned) = version.and_then(|version| known(i64::from(version))) {
+            return Ok(planned);
+        }
+        let row = self.definition_row(name, version).await?;
+        if let Some(planned) = known(row.version).filter(|planned| planned.hash == row.hash) {
+            return Ok(planned);
+        }
+        let (definition, hash) = ((row.name.clone(), row.version), row.hash.clone());
+        let steps = StoredDefinition::read(row)?.definition.steps;
+        let plan = plan_row(&steps)?;
+        let planned = Arc::new(Planned {
+            definition: definition.clone(),
+            hash,
+            steps: self.keep_plan(&plan.hash, steps),
+            plan,
+        });
         let definitions = &self.inner.definitions;
         let mut definitions = definitions.lock().unwrap_or_else(PoisonError::into_inner);
         if definitions.len() >= PLANS {
             definitions.pop_first();
         }
-        definitions.insert(hash, Arc::clone(&planned));
+        definitions.insert(definition, Arc::clone(&planned));
         Ok(planned)
+    }
+
+    fn forget_definitions(&self) {
+        let definitions = &self.inner.definitions;
+        definitions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
     }
 
     fn keep_plan(&self, hash: &str, steps: Vec<Step>) -> Arc<Vec<Step>> {
@@ -515,17 +590,11 @@ impl Engine {
         start.check()?;
         let (name, version, plan, steps) = match start.definition {
             DefinitionRef::Named { ref name, version } => {
-                let row = self.definition_row(name, version).await?;
-                let planned = match self.known_definition(&row.hash) {
-                    Some(planned) => planned,
-                    None => self.remember_definition(
-                        row.hash.clone(),
-                        StoredDefinition::read(row.clone())?,
-                    )?,
-                };
+                let planned = self.planned(name, version).await?;
+                let (name, version) = planned.definition.clone();
                 (
-                    row.name,
-                    row.version,
+                    name,
+                    version,
                     planned.plan.clone(),
                     Arc::clone(&planned.steps),
                 )

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Tables of its own, which no migration makes: these statements are not among those that a test prepares.
-static CREATE: [Sql; 3] = [
+static CREATE: [Sql; 5] = [
     Sql {
         name: "floor_create_inserted",
         postgres: Some(
@@ -45,7 +45,54 @@ static CREATE: [Sql; 3] = [
         ),
         sqlite: None,
     },
+    Sql {
+        name: "floor_create_lease",
+        postgres: Some("CREATE TABLE floor_lease AS SELECT 1::smallint AS id, 1::bigint AS fence"),
+        sqlite: Some("CREATE TABLE floor_lease AS SELECT 1 AS id, 1 AS fence"),
+    },
+    Sql {
+        name: "floor_create_saga",
+        postgres: Some(
+            "CREATE TABLE floor_saga (id bigint PRIMARY KEY, step bigint NOT NULL, machine text NOT NULL) \
+             WITH (fillfactor = 70)",
+        ),
+        sqlite: Some(
+            "CREATE TABLE floor_saga (id INTEGER PRIMARY KEY, step INTEGER NOT NULL, machine TEXT NOT NULL) STRICT",
+        ),
+    },
 ];
+
+/// Sagas that are where they begin.
+static BEGIN: Sql = Sql {
+    name: "floor_begin",
+    postgres: Some("INSERT INTO floor_saga SELECT n, 0, '' FROM generate_series(1, $1) AS n"),
+    sqlite: Some(
+        "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < $1) \
+         INSERT INTO floor_saga SELECT n, 0, '' FROM numbers",
+    ),
+};
+
+/// Moves sagas, whose numbers are a JSON array, one step on, under the lease's fence: what an engine cannot do with less.
+static STEP: Sql = Sql {
+    name: "floor_step",
+    postgres: Some(
+        "WITH held AS MATERIALIZED (SELECT 1 FROM floor_lease WHERE id = 1 AND fence = 1 FOR SHARE) \
+         UPDATE floor_saga SET step = step + 1, machine = $2 WHERE EXISTS (SELECT 1 FROM held) \
+         AND id = ANY (ARRAY(SELECT e::bigint FROM json_array_elements_text($1::json) AS e))",
+    ),
+    sqlite: Some(
+        "UPDATE floor_saga SET step = step + 1, machine = $2 \
+         WHERE EXISTS (SELECT 1 FROM floor_lease WHERE id = 1 AND fence = 1) \
+         AND id IN (SELECT value FROM json_each($1))",
+    ),
+};
+
+/// What the database takes on disk.
+static BYTES: Sql = Sql {
+    name: "floor_bytes",
+    postgres: Some("SELECT pg_database_size(current_database()) AS revision"),
+    sqlite: None,
+};
 
 /// No order: nothing is shared between two calls but the write-ahead log.
 static INSERT: Sql = Sql {
@@ -190,6 +237,43 @@ impl Floor {
         Ok((row.revision, mark))
     }
 
+    /// Makes sagas from 1 up to this number, none of which has taken a step.
+    ///
+    /// # Errors
+    /// If they are there, or if the database does not answer.
+    pub async fn begin_sagas(&self, count: i64) -> Result<(), Error> {
+        self.db.write(&BEGIN).bind(count).execute().await?;
+        Ok(())
+    }
+
+    /// Moves these sagas one step on, in one fenced commit.
+    ///
+    /// # Errors
+    /// If the database does not answer, or not all of them are there.
+    pub async fn step_sagas(&self, ids: &[i64], machine: &str) -> Result<(), Error> {
+        let json = serde_json::to_string(ids).map_err(|_| Error::Corrupt("floor_saga"))?;
+        let moved = self
+            .db
+            .write(&STEP)
+            .bind(json)
+            .bind(machine)
+            .execute()
+            .await?;
+        if moved != ids.len() as u64 {
+            return Err(Error::Corrupt("floor_saga"));
+        }
+        Ok(())
+    }
+
+    /// What the database takes on disk; PostgreSQL only.
+    ///
+    /// # Errors
+    /// If the database does not answer, or is SQLite.
+    pub async fn bytes(&self) -> Result<i64, Error> {
+        let row: Revision = self.db.read(&BYTES).one().await?;
+        Ok(row.revision)
+    }
+
     /// The database's version, and the settings that decide what a commit costs.
     ///
     /// # Errors
@@ -250,6 +334,13 @@ mod tests {
                 Engine::Postgres => assert_eq!(counted.unwrap().0, 1),
                 Engine::Sqlite => assert!(counted.is_err()),
             }
+            floor.begin_sagas(3).await.unwrap();
+            floor.step_sagas(&[1, 3], "{}").await.unwrap();
+            assert!(
+                floor.step_sagas(&[3, 4], "{}").await.is_err(),
+                "4 is not there"
+            );
+            assert_eq!(floor.bytes().await.is_ok(), engine == Engine::Postgres);
             let facts = floor.facts().await.unwrap();
             let names: Vec<_> = facts.iter().map(|(name, _)| name.as_str()).collect();
             assert_eq!(names.first(), Some(&"version"));

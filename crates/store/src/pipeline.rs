@@ -26,6 +26,9 @@ const QUEUE_BYTES: u32 = 128 << 20;
 /// Writes in one transaction at most.
 const BATCH: usize = 512;
 
+/// How often others are let go first before a transaction begins, at most.
+const GATHERINGS: usize = 8;
+
 /// Bytes in one transaction at most, roughly.
 const BATCH_BYTES: usize = 4 << 20;
 
@@ -111,11 +114,9 @@ async fn run<K: Kind>(kind: K, mut jobs: mpsc::Receiver<Job<K>>, deadline: Durat
             }
         } else {
             // Those held back by a conflict come first; take what else is there without waiting.
-            while waiting.len() < BATCH {
-                let Ok(job) = jobs.try_recv() else { break };
-                waiting.push(job);
-            }
+            take_ready(&mut jobs, &mut waiting);
         }
+        gather(&mut jobs, &mut waiting).await;
         let (batch, rest) = select(waiting);
         waiting = rest;
         if batch.is_empty() {
@@ -132,6 +133,27 @@ async fn run<K: Kind>(kind: K, mut jobs: mpsc::Receiver<Job<K>>, deadline: Durat
             }
         }
     }
+}
+
+/// Lets whoever is ready to write come along: those that the last commit answered, and calls whose bytes have arrived. It costs a
+/// lone writer nothing, and spares the database half-empty transactions under load.
+async fn gather<K: Kind>(jobs: &mut mpsc::Receiver<Job<K>>, waiting: &mut Vec<Job<K>>) {
+    for _ in 0..GATHERINGS {
+        tokio::task::yield_now().await;
+        if take_ready(jobs, waiting) == 0 {
+            return;
+        }
+    }
+}
+
+/// Takes what is there without waiting, and says how much.
+fn take_ready<K: Kind>(jobs: &mut mpsc::Receiver<Job<K>>, waiting: &mut Vec<Job<K>>) -> usize {
+    let before = waiting.len();
+    while waiting.len() < BATCH {
+        let Ok(job) = jobs.try_recv() else { break };
+        waiting.push(job);
+    }
+    waiting.len() - before
 }
 
 /// Takes as many as fit, in order, holding back the second of two with one key and dropping those whose callers have gone.

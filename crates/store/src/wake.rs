@@ -47,6 +47,8 @@ pub struct Wakeups {
 struct Inner {
     /// Counts wake-ups; the value says nothing else.
     woken: watch::Sender<u64>,
+    /// The same, without those that this replica caused itself.
+    woken_by_others: watch::Sender<u64>,
     /// Set when something was committed here that other replicas do not know of.
     dirty: Notify,
     listening: AtomicBool,
@@ -68,6 +70,7 @@ impl Wakeups {
         let wakeups = Self {
             inner: Arc::new(Inner {
                 woken: watch::Sender::new(0),
+                woken_by_others: watch::Sender::new(0),
                 dirty: Notify::new(),
                 listening: AtomicBool::new(false),
             }),
@@ -95,7 +98,7 @@ impl Wakeups {
 
     /// Says that this replica committed something.
     pub fn kick(&self) {
-        self.wake();
+        count(&self.inner.woken);
         self.inner.dirty.notify_one();
     }
 
@@ -105,6 +108,12 @@ impl Wakeups {
         self.inner.woken.subscribe()
     }
 
+    /// A receiver that changes with each wake-up that another replica caused, or may have caused.
+    #[must_use]
+    pub fn subscribe_to_others(&self) -> watch::Receiver<u64> {
+        self.inner.woken_by_others.subscribe()
+    }
+
     /// Whether changes of other replicas arrive by notification; otherwise they are found by polling.
     #[must_use]
     pub fn is_listening(&self) -> bool {
@@ -112,9 +121,8 @@ impl Wakeups {
     }
 
     fn wake(&self) {
-        self.inner
-            .woken
-            .send_modify(|count| *count = count.wrapping_add(1));
+        count(&self.inner.woken);
+        count(&self.inner.woken_by_others);
     }
 
     async fn notify(self, store: Store, replica: ReplicaId, coalesce: Duration) {
@@ -236,4 +244,8 @@ impl Wakeups {
             tracing::info!(listening = usable, "notifications of other replicas");
         }
     }
+}
+
+fn count(wakeups: &watch::Sender<u64>) {
+    wakeups.send_modify(|count| *count = count.wrapping_add(1));
 }

@@ -1,12 +1,19 @@
 //! The tailer: reads the log into the ring.
 
-use std::sync::{Arc, PoisonError};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use steadfast_store::{Error, Page, Read, Wakeups};
 use steadfast_types::{Backoff, Cursor, StoreId};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::{Revision, hub::Inner, metric};
+
+/// Between two looks that wake-ups ask for: news after a pause is read at once, and a stream of commits in pages instead of one
+/// by one, which would take more from the database than the commits leave.
+const SPACING: Duration = Duration::from_millis(2);
 
 /// What one look at the log came to.
 enum Look {
@@ -22,6 +29,7 @@ pub(crate) async fn run(inner: Arc<Inner>, wakeups: Wakeups) {
     let mut waits = Backoff::RECONNECT.waits();
     let mut announced = true;
     loop {
+        let looked = Instant::now();
         match look(&inner).await {
             Ok(Look::Full) => continue,
             Ok(Look::Level(found)) => {
@@ -32,6 +40,10 @@ pub(crate) async fn run(inner: Arc<Inner>, wakeups: Wakeups) {
                 set_degraded(&inner, false);
                 let poll = Instant::now() + inner.options.poll_interval;
                 announced = matches!(timeout_at(poll, woken.changed()).await, Ok(Ok(())));
+                if found {
+                    sleep_until(looked + SPACING).await;
+                    woken.mark_unchanged();
+                }
             }
             Err(error) => {
                 if set_degraded(&inner, true) {

@@ -253,9 +253,12 @@ impl Engine {
             let _ = ended
                 .run_until_cancelled(engine.carry(hand, next, life))
                 .await;
-            engine.inner.in_hand.fetch_sub(1, Ordering::Relaxed);
+            let in_hand = engine.inner.in_hand.fetch_sub(1, Ordering::Relaxed);
             metrics::gauge!(metric::IN_HAND).decrement(1);
-            engine.inner.poke.notify_one();
+            if in_hand >= engine.inner.options.running {
+                // There is room again.
+                engine.inner.poke.notify_one();
+            }
         });
     }
 
@@ -377,6 +380,9 @@ impl Engine {
                     hand.saga = transition.saga;
                     hand.version += 1;
                     told(&hand.id, &transition.records);
+                    if hand.saga.state.rests() {
+                        self.inner.rests.came(&hand.id);
+                    }
                     self.inner.wakeups.kick();
                     if disposition.wake_us.is_some() || disposition.release {
                         self.inner.poke.notify_one();

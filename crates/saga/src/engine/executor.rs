@@ -59,6 +59,7 @@ pub(super) async fn run(engine: Engine, stop: CancellationToken) {
 
 async fn live(engine: &Engine, executor: ReplicaId, lease: Lease, stop: &CancellationToken) {
     let ended = CancellationToken::new();
+    engine.forget_definitions();
     engine.set_life(Some(Life {
         executor,
         lease: lease.clone(),
@@ -106,7 +107,7 @@ async fn keep(engine: &Engine, lease: &Lease) {
 
 /// Takes what can be taken, for as long as the life lasts.
 async fn work(engine: &Engine, life: &Life) {
-    let mut woken = engine.inner.wakeups.subscribe();
+    let mut woken = engine.inner.wakeups.subscribe_to_others();
     let mut swept = None::<Instant>;
     loop {
         let sleep = match look(engine, life, &mut swept).await {
@@ -120,7 +121,7 @@ async fn work(engine: &Engine, life: &Life) {
         tokio::select! {
             () = tokio::time::sleep(sleep) => {}
             () = engine.inner.poke.notified() => {}
-            // Others may have given sagas back.
+            // Other replicas may have given sagas back; what this one gives back, it pokes for.
             _ = woken.changed(), if engine.room() > 0 => {}
         }
     }

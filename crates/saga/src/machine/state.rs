@@ -380,6 +380,12 @@ impl State {
     pub const fn has_ended(self) -> bool {
         matches!(self, Self::Completed | Self::Compensated | Self::Abandoned)
     }
+
+    /// Whether nothing happens any more unless a person says so.
+    #[must_use]
+    pub const fn rests(self) -> bool {
+        self.has_ended() || matches!(self, Self::Stuck | Self::Paused)
+    }
 }
 
 // === impl StepState ===

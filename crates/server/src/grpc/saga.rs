@@ -80,10 +80,11 @@ impl SagaEdge {
         request: api::StartSagaRequest,
     ) -> Result<api::StartSagaResponse, Problem> {
         let id = request::request_id(&request)?;
+        let wait = request::wait_timeout(&request)?;
         let start = request::start(request, &self.engine.known_actions())?;
         let (view, replayed) = self
             .engine
-            .start(start, id)
+            .start_and_wait(start, id, wait)
             .await
             .map_err(|error| status::of_saga(&error, "steps_json"))?;
         Ok(api::StartSagaResponse {
@@ -92,7 +93,6 @@ impl SagaEdge {
         })
     }
 
-    /// Starts those without a request id as one transaction, and each of the others by itself.
     async fn get(&self, id: &str) -> Result<SagaView, Status> {
         request::id(id)?;
         self.engine.get(id).await.map_err(refused)

@@ -189,6 +189,8 @@ fn request(args: StartArgs) -> Result<StartSagaRequest, Failure> {
         request_id: args
             .request_id
             .unwrap_or_else(|| Uuid::now_v7().to_string()),
+        // It is followed as it goes instead.
+        wait_timeout: None,
     })
 }
 

@@ -1,6 +1,6 @@
 //! Reading requests: every argument is checked, and named if it is wrong, before the engine is asked.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use prost::Message as _;
 use serde_json::Value;
@@ -22,6 +22,8 @@ const MAX_DOCUMENT_BYTES: usize = 64 << 10;
 const MAX_NAME_BYTES: usize = 128;
 /// Bytes of a reason at most.
 const MAX_REASON_BYTES: usize = 1_024;
+/// How long a start may wait for its saga at most.
+const MAX_WAIT: Duration = Duration::from_secs(60);
 /// Labels of one saga, or of one filter, at most.
 const MAX_LABELS: usize = 32;
 /// Kinds of one filter at most.
@@ -107,6 +109,22 @@ pub(super) fn start(
 }
 
 /// The call's request id with a hash of its arguments, if it has one.
+/// How long the answer may wait for the saga.
+pub(super) fn wait_timeout(request: &api::StartSagaRequest) -> Result<Duration, Problem> {
+    let Some(wait) = request.wait_timeout else {
+        return Ok(Duration::ZERO);
+    };
+    Duration::try_from(wait)
+        .ok()
+        .filter(|wait| *wait <= MAX_WAIT)
+        .ok_or_else(|| {
+            status::invalid(
+                "wait_timeout",
+                format!("it must be 0 to {} s", MAX_WAIT.as_secs()),
+            )
+        })
+}
+
 pub(super) fn request_id(
     request: &api::StartSagaRequest,
 ) -> Result<Option<steadfast_store::Request>, Problem> {
@@ -121,6 +139,7 @@ pub(super) fn request_id(
     let rest = api::StartSagaRequest {
         labels: HashMap::new(),
         request_id: String::new(),
+        wait_timeout: None,
         ..request.clone()
     };
     body.extend(rest.encode_to_vec());
