@@ -110,6 +110,8 @@ struct Shared {
     decide: Box<Decide>,
     blocks_late: bool,
     ledger: Mutex<Ledger>,
+    /// Requests that came and did not end yet.
+    under_way: watch::Sender<usize>,
     /// How many wait before a closed gate, and whether it is closed, by step.
     gates: Mutex<BTreeMap<String, Arc<watch::Sender<Gate>>>>,
 }
@@ -171,6 +173,7 @@ impl EffectServer {
             decide,
             blocks_late,
             ledger: Mutex::default(),
+            under_way: watch::Sender::new(0),
             gates: Mutex::default(),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
@@ -191,6 +194,19 @@ impl EffectServer {
     #[must_use]
     pub fn ledger(&self) -> Vec<Entry> {
         self.shared.ledger().entries.clone()
+    }
+
+    /// The same, once nothing is under way any more.
+    ///
+    /// # Panics
+    ///
+    /// When that takes longer than a minute.
+    pub async fn quiet_ledger(&self) -> Vec<Entry> {
+        let mut under_way = self.shared.under_way.subscribe();
+        let none = under_way.wait_for(|calls| *calls == 0);
+        let waited = tokio::time::timeout(Duration::from_secs(60), none).await;
+        assert!(waited.is_ok(), "requests that do not end");
+        self.ledger()
     }
 
     /// How many lines the ledger has.
@@ -382,8 +398,13 @@ async fn answer(
 ) -> Result<Response<Full<Bytes>>, Lost> {
     let (status, body) = match read(request).await {
         Ok(call) => {
-            let carried_out =
-                tokio::spawn(async move { shared.carry_out(Arc::new(call)).await }).await;
+            shared.under_way.send_modify(|calls| *calls += 1);
+            let carried_out = tokio::spawn(async move {
+                let answer = shared.carry_out(Arc::new(call)).await;
+                shared.under_way.send_modify(|calls| *calls -= 1);
+                answer
+            })
+            .await;
             carried_out.ok().flatten().ok_or(Lost)?
         }
         Err(problem) => (StatusCode::BAD_REQUEST, json!(problem)),

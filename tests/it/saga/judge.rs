@@ -24,8 +24,10 @@ pub(crate) struct Summary {
     pub(crate) applied: usize,
     /// Undos of steps of which nobody knew.
     pub(crate) undone_unknown: usize,
-    /// Forward calls that came after their undo.
+    /// Forward calls that came after their undo and were turned away.
     pub(crate) blocked: usize,
+    /// Forward calls that came after their undo and had their effect.
+    pub(crate) late: usize,
     /// Attempts whose replica was lost.
     pub(crate) lost: usize,
     /// Requests.
@@ -104,11 +106,11 @@ impl Case<'_> {
         self.calls()?;
         let turning = match fate {
             Fate::Completes => return self.completed(),
-            Fate::RefusedAt(at) | Fate::SilentAt(at) => at,
+            Fate::RefusedAt(at) | Fate::SilentAt(at) | Fate::LateAt(at) => at,
         };
         let unknown = self.marks(Kind::StepUnknown, Way::Do).contains(&turning);
         ensure!(
-            unknown || fate != Fate::SilentAt(turning),
+            unknown || fate == Fate::RefusedAt(turning),
             "what was never answered is said to be known"
         );
         self.went_forward_to(turning)?;
@@ -454,6 +456,9 @@ impl Case<'_> {
         summary.blocked += of(&|entry| entry.what == What::Blocked);
         summary.undone_unknown +=
             of(&|entry| is_undone(entry) && entry.call.key.ends_with("/forward"));
+        let undone = self.first(is_undone);
+        let behind = self.entries.iter().skip(undone);
+        summary.late += behind.filter(|entry| entry.what == What::Applied).count();
         let lost = |event: &&SagaEvent| {
             event
                 .detail_json

@@ -49,6 +49,8 @@ pub(crate) enum Fate {
     RefusedAt(usize),
     /// Whether this step is done is never answered.
     SilentAt(usize),
+    /// The same, and its only effect comes after the deadline of its last attempt.
+    LateAt(usize),
 }
 
 /// Everything that can be read about one saga.
@@ -75,7 +77,8 @@ pub(crate) fn fate(seed: u64, number: u64) -> Fate {
     match random.random_range(0..100) {
         0..55 => Fate::Completes,
         55..80 => Fate::RefusedAt(at),
-        _ => Fate::SilentAt(at),
+        80..90 => Fate::SilentAt(at),
+        _ => Fate::LateAt(at),
     }
 }
 
@@ -108,6 +111,17 @@ pub(crate) fn troubled(seed: u64) -> impl Fn(&Call) -> (Duration, Answer) + Send
                 _ => Answer::Done,
             },
         };
+        if let Fate::LateAt(step) = fate(seed, number)
+            && call.way == Way::Do
+            && at == Some(step)
+        {
+            return if call.attempt < ATTEMPTS {
+                (delay, Answer::LostBefore)
+            } else {
+                let late = random.random_range(1.3..2.5);
+                (RUNNING.mul_f64(late), Answer::LostAfter)
+            };
+        }
         (delay, answer)
     }
 }
@@ -124,7 +138,11 @@ fn random_of(what: &impl Hash) -> StdRng {
 }
 
 /// Five steps at a server of effects. Each step's body carries the receipt of the one before, each undo's what its step returned.
-pub(crate) fn definition(effects: &EffectServer, undo_blocks_late: bool) -> Value {
+pub(crate) fn definition(
+    effects: &EffectServer,
+    running: Duration,
+    undo_blocks_late: bool,
+) -> Value {
     let url = effects.url();
     let step = |(at, name): (usize, &&str)| {
         let before = match at {
@@ -140,7 +158,7 @@ pub(crate) fn definition(effects: &EffectServer, undo_blocks_late: bool) -> Valu
             "action": { "http": { "method": "POST", "url": format!("{url}/do/{name}"), "body": body("before", before) } },
             "undo": { "http": { "method": "POST", "url": format!("{url}/undo/{name}"), "body": body("output", json!("{{ output }}")) } },
             "retry": { "attempts": ATTEMPTS, "initial_backoff_ms": 20, "max_backoff_ms": 200 },
-            "timeouts": { "running_ms": RUNNING.as_millis() },
+            "timeouts": { "running_ms": running.as_millis() },
             "on_unknown": "retry",
             "undo_blocks_late": undo_blocks_late,
         })

@@ -8,7 +8,9 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     judge::{Summary, judge},
-    load::{Replicas, define, definition, fate, server, settled, start_all, tell, troubled},
+    load::{
+        RUNNING, Replicas, define, definition, fate, server, settled, start_all, tell, troubled,
+    },
 };
 use crate::history::seed;
 
@@ -55,7 +57,7 @@ async fn run(size: Size, disturbance: Disturbance, undo_blocks_late: bool) -> Ru
     let mut replicas = Replicas::start(builder, 2).await;
     define(
         &replicas.connect(0).await,
-        &definition(&effects, undo_blocks_late),
+        &definition(&effects, RUNNING, undo_blocks_late),
     )
     .await;
     let endpoints = replicas.endpoints.clone();
@@ -85,7 +87,7 @@ async fn run(size: Size, disturbance: Disturbance, undo_blocks_late: bool) -> Ru
     }
     let ids = starting.await.expect("starting goes on to the end");
     settled(&replicas.endpoints, PATIENCE).await;
-    let ledger = effects.ledger();
+    let ledger = effects.quiet_ledger().await;
     let told = tell(&replicas.connect(0).await, &ids).await;
     let summary = judge(&told, &ledger, undo_blocks_late, |number| {
         fate(seed, number)
@@ -127,6 +129,8 @@ async fn each_is_completed_or_compensated_whoever_is_killed() {
     let run = run(size(80, 1_000), Disturbance::Kills, true).await;
     assert_eq!(run.summary.stuck, 0, "every undo can be proven");
     assert!(run.disturbed >= 4);
+    let late = (run.summary.blocked > 0, run.summary.late);
+    assert_eq!(late, (true, 0), "{:?}", run.summary);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -135,6 +139,8 @@ async fn without_a_promise_about_late_calls_what_is_unknown_is_stuck() {
     // Which ones, and why, is what the judge says.
     assert!(run.summary.stuck > 0, "{:?}", run.summary);
     assert_eq!(run.summary.stuck, run.summary.undone_unknown);
+    // They are right to be: some effects came when their undo was over.
+    assert!(run.summary.late > 0, "{:?}", run.summary);
 }
 
 #[tokio::test(flavor = "multi_thread")]

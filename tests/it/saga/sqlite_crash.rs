@@ -8,7 +8,9 @@ use tokio::time::sleep;
 
 use super::{
     judge::judge,
-    load::{Replicas, define, definition, fate, server, settled, start_all, tell, troubled},
+    load::{
+        RUNNING, Replicas, define, definition, fate, server, settled, start_all, tell, troubled,
+    },
 };
 use crate::history::seed;
 
@@ -23,7 +25,11 @@ async fn effects_are_exact_however_often_it_is_killed() {
     let effects = EffectServer::blocking_late(troubled(seed)).await;
     let builder = server(LEASE).directory(directory.path());
     let mut replicas = Replicas::start(builder, 1).await;
-    define(&replicas.connect(0).await, &definition(&effects, true)).await;
+    define(
+        &replicas.connect(0).await,
+        &definition(&effects, RUNNING, true),
+    )
+    .await;
     let endpoints = replicas.endpoints.clone();
     let starting =
         tokio::spawn(async move { start_all(&endpoints, seed, 0..sagas, 5, 0..1_500).await });
@@ -35,7 +41,9 @@ async fn effects_are_exact_however_often_it_is_killed() {
     let ids = starting.await.expect("starting goes on to the end");
     settled(&replicas.endpoints, Duration::from_secs(40)).await;
     let told = tell(&replicas.connect(0).await, &ids).await;
-    let summary = judge(&told, &effects.ledger(), true, |number| fate(seed, number));
+    let summary = judge(&told, &effects.quiet_ledger().await, true, |number| {
+        fate(seed, number)
+    });
     println!("{crashes} crashes, {summary:?}");
     assert_eq!(
         (summary.stuck, summary.completed + summary.compensated),

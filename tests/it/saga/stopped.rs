@@ -15,6 +15,8 @@ use super::{
 use crate::{history::watching::Endpoints, scene::eventually};
 
 const LEASE: Duration = Duration::from_secs(2);
+/// For the calls that are held, and no longer than a replica sleeps.
+const RUNNING: Duration = Duration::from_secs(4);
 const SAGAS: u64 = 24;
 /// The step that is under way when the replica is stopped.
 const HELD: usize = 2;
@@ -54,7 +56,7 @@ impl Scene {
         let builder = server(LEASE).database_url(database.url());
         let replicas = Replicas::start(builder, 2).await;
         let connection = replicas.connect(0).await;
-        define(&connection, &definition(&effects, true)).await;
+        define(&connection, &definition(&effects, RUNNING, true)).await;
         let held = effects.hold(STEPS[HELD]);
         let (mut ids, mut owners) = (Vec::new(), BTreeSet::new());
         for number in 0..SAGAS {
@@ -186,7 +188,9 @@ async fn while_it_commits() {
     blocker.run("COMMIT;").await.expect("unlocks");
     scene.is_taken_over().await;
     let early = |entry: &&steadfast_testkit::effects::Entry| {
-        entry.what == What::Arrived && entry.call.step == STEPS[HELD + 1] && entry.call.attempt == 1
+        let call = &entry.call;
+        let next = (Way::Do, STEPS[HELD + 1], 1);
+        entry.what == What::Arrived && (call.way, call.step.as_str(), call.attempt) == next
     };
     let unsent = SAGAS as usize - scene.effects.ledger().iter().filter(early).count();
     assert!(unsent > 0, "some intent was recorded and never sent");

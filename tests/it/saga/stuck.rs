@@ -142,7 +142,11 @@ async fn told(engine: Engine, undo_blocks_late: bool) {
     }
     let replicas = Replicas::start(builder, 1).await;
     let connection = replicas.connect(0).await;
-    define(&connection, &definition(&effects, undo_blocks_late)).await;
+    define(
+        &connection,
+        &definition(&effects, RUNNING, undo_blocks_late),
+    )
+    .await;
     let count = STORIES.len() as u64;
     let ids = start_all(&replicas.endpoints, 0, 0..count, 4, 0..10).await;
     settled(&replicas.endpoints, RUNNING * 20).await;
@@ -151,9 +155,12 @@ async fn told(engine: Engine, undo_blocks_late: bool) {
         let end = story.ends[usize::from(undo_blocks_late)];
         assert_eq!(told.saga.state(), end, "{}: {:#?}", story.about, told);
     }
-    let summary = judge(&all, &effects.ledger(), undo_blocks_late, |number| {
-        STORIES[number as usize].fate
-    });
+    let summary = judge(
+        &all,
+        &effects.quiet_ledger().await,
+        undo_blocks_late,
+        |number| STORIES[number as usize].fate,
+    );
     let stuck = if undo_blocks_late { 0 } else { 5 };
     assert_eq!((summary.stuck, summary.lost), (stuck, 0), "{summary:?}");
     assert_eq!(summary.undone_unknown, 5, "{summary:?}");
