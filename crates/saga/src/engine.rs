@@ -10,7 +10,7 @@ mod executor;
 mod stored;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicI64, AtomicUsize, Ordering},
@@ -79,6 +79,8 @@ struct Inner {
     /// The executor's identity and lease while it lives. Another one after each loss.
     life: Mutex<Option<Life>>,
     in_hand: AtomicUsize,
+    /// How many tasks carry which saga; one each, but for the moment between two.
+    hands: Mutex<HashMap<String, usize>>,
     /// The database's clock minus this machine's, in microseconds.
     clock_offset_us: AtomicI64,
     /// There may be something to take.
@@ -142,6 +144,7 @@ impl Engine {
                 options,
                 life: Mutex::new(None),
                 in_hand: AtomicUsize::new(0),
+                hands: Mutex::default(),
                 clock_offset_us: AtomicI64::new(0),
                 poke: Notify::new(),
                 plans: Mutex::new(BTreeMap::new()),

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -47,6 +47,12 @@ enum Advanced {
     On(Vec<Effect>),
     /// The saga is not in this hand any more.
     Gone,
+}
+
+/// A task that carries a saga, from its beginning to its end, whichever way that comes.
+struct Held {
+    engine: Engine,
+    id: String,
 }
 
 /// Whether somebody has to do it now.
@@ -128,6 +134,27 @@ impl InHand {
                     && self.saga.steps[at].uncertain_until.is_some(),
             }],
             _ => Vec::new(),
+        }
+    }
+
+    /// What an outcome speaks of.
+    fn place(&self) -> Option<(usize, Direction, Leg)> {
+        let (at, direction) = (self.saga.at?, self.saga.direction);
+        Some((at, direction, *self.saga.steps[at].leg(direction)))
+    }
+
+    /// The event with which a saga goes on whose holder is gone.
+    pub(super) fn event_when_lost(&self) -> Option<Event> {
+        let is_timer = |at: usize, direction| {
+            matches!(action_of(&self.steps[at], direction), Some(Action::Wait(_)))
+        };
+        match self.place() {
+            _ if self.saga.state == State::Pending => self.event_when_claimed(),
+            // Nobody takes a timer in hand before it is due, and nothing was sent.
+            Some((at, direction, Leg::Running { .. })) if is_timer(at, direction) => {
+                self.event_when_claimed()
+            }
+            _ => Some(Event::Lost),
         }
     }
 
@@ -219,6 +246,41 @@ impl InHand {
     }
 }
 
+// === impl Held ===
+
+impl Held {
+    fn new(engine: &Engine, id: &str) -> Self {
+        let hands = engine.inner.hands.lock();
+        *hands
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(id.to_owned())
+            .or_default() += 1;
+        engine.inner.in_hand.fetch_add(1, Ordering::Relaxed);
+        metrics::gauge!(metric::IN_HAND).increment(1);
+        Self {
+            engine: engine.clone(),
+            id: id.to_owned(),
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let hands = self.engine.inner.hands.lock();
+        let mut hands = hands.unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = hands.get_mut(&self.id) {
+            *count -= 1;
+            if *count == 0 {
+                hands.remove(&self.id);
+            }
+        }
+        drop(hands);
+        self.engine.inner.in_hand.fetch_sub(1, Ordering::Relaxed);
+        metrics::gauge!(metric::IN_HAND).decrement(1);
+        self.engine.inner.poke.notify_one();
+    }
+}
+
 impl Engine {
     /// A saga with its outputs.
     pub(super) async fn load(
@@ -245,18 +307,22 @@ impl Engine {
     fn spawn_carry(&self, hand: InHand, next: Next) {
         let Some(life) = self.life() else { return };
         let engine = self.clone();
-        engine.inner.in_hand.fetch_add(1, Ordering::Relaxed);
-        metrics::gauge!(metric::IN_HAND).increment(1);
+        let held = Held::new(&engine, &hand.id);
         self.inner.tasks.spawn(async move {
             let ended = life.ended.clone();
             // With the lease, everything that it covered ends.
             let _ = ended
                 .run_until_cancelled(engine.carry(hand, next, life))
                 .await;
-            engine.inner.in_hand.fetch_sub(1, Ordering::Relaxed);
-            metrics::gauge!(metric::IN_HAND).decrement(1);
-            engine.inner.poke.notify_one();
+            drop(held);
         });
+    }
+
+    /// How many tasks carry a saga.
+    pub(super) fn hands(&self, id: &str) -> usize {
+        let hands = self.inner.hands.lock();
+        let hands = hands.unwrap_or_else(PoisonError::into_inner);
+        hands.get(id).copied().unwrap_or(0)
     }
 
     async fn carry(&self, mut hand: InHand, mut next: Next, life: Life) {
@@ -300,6 +366,12 @@ impl Engine {
             Ok((action, attempt)) => {
                 let (secrets, timeout) = (attempt.secrets.clone(), attempt.timeout);
                 let outcome = match self.inner.actions.get(&action) {
+                    // As after a sleep: whoever took the saga over counts on it that nothing comes after the deadline.
+                    Some(_) if timeout.is_zero() => Outcome::Failed {
+                        code: "NOT_SENT".to_owned(),
+                        message: "its deadline passed before it could be sent".to_owned(),
+                        retryable: true,
+                    },
                     None => Outcome::Failed {
                         code: "UNKNOWN_ACTION".to_owned(),
                         message: "this program does not have the action".to_owned(),
@@ -350,8 +422,16 @@ impl Engine {
 
     /// Applies an event and commits what follows. If somebody steered the saga meanwhile, the event is applied to what it is now.
     async fn advance(&self, hand: &mut InHand, event: Event, life: &Life) -> Advanced {
+        let place = hand.place();
         let mut waits = Backoff::RECONNECT.waits();
         loop {
+            if hand.place() != place {
+                // The transition was committed, and its answer lost: the event does not speak of what the saga stands at now.
+                return match self.hands(&hand.id) {
+                    0 | 1 => Advanced::On(hand.effects_of_running()),
+                    _ => Advanced::Gone,
+                };
+            }
             let now = self.now();
             let applied = hand
                 .saga

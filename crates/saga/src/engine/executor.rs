@@ -5,6 +5,7 @@
 //! sagas of a lost life claims its lease first, so that a process which was only asleep can commit nothing any more.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -15,7 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Engine, Error, Life, carry::InHand, stored};
-use crate::{Event, State, Step, metric};
+use crate::{Event, Step, metric};
 
 /// Before an executor's id, the name of its lease.
 const LEASE_PREFIX: &str = "saga/";
@@ -29,6 +30,15 @@ const OVERDUE: i64 = 100;
 const BREATH: Duration = Duration::from_millis(5);
 /// How often ended sagas are forgotten.
 const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
+
+/// What was looked for at intervals.
+#[derive(Default)]
+struct Swept {
+    at: Option<Instant>,
+    searched: Option<Instant>,
+    /// Sagas that nobody had in hand at the last search, and how many transitions they had made.
+    missing: HashMap<String, i64>,
+}
 
 /// Lives, one after another, until `stop`.
 pub(super) async fn run(engine: Engine, stop: CancellationToken) {
@@ -69,14 +79,16 @@ async fn live(engine: &Engine, executor: ReplicaId, lease: Lease, stop: &Cancell
         lease: lease.clone(),
         ended: ended.clone(),
     };
-    tokio::select! {
-        () = keep(engine, &lease) => {
-            tracing::warn!("the saga executor lost its lease; what it had in hand is taken over");
-        }
-        () = work(engine, &life) => {}
-        () = retention(engine, executor) => {}
-        () = ended.cancelled() => {}
-        () = stop.cancelled() => {}
+    let lost = tokio::select! {
+        () = keep(engine, &lease) => true,
+        // A transition was refused.
+        () = ended.cancelled() => true,
+        () = work(engine, &life) => false,
+        () = retention(engine, executor) => false,
+        () = stop.cancelled() => false,
+    };
+    if lost {
+        tracing::warn!("the saga executor lost its lease; what it had in hand is taken over");
     }
     engine.set_life(None);
     ended.cancel();
@@ -107,7 +119,7 @@ async fn keep(engine: &Engine, lease: &Lease) {
 /// Takes what can be taken, for as long as the life lasts.
 async fn work(engine: &Engine, life: &Life) {
     let mut woken = engine.inner.wakeups.subscribe();
-    let mut swept = None::<Instant>;
+    let mut swept = Swept::default();
     loop {
         let sleep = match look(engine, life, &mut swept).await {
             Ok(sleep) => sleep,
@@ -127,17 +139,18 @@ async fn work(engine: &Engine, life: &Life) {
 }
 
 /// One look; returns how long there is nothing to do.
-async fn look(
-    engine: &Engine,
-    life: &Life,
-    swept: &mut Option<Instant>,
-) -> Result<Duration, Error> {
+async fn look(engine: &Engine, life: &Life, swept: &mut Swept) -> Result<Duration, Error> {
     let poll = engine.inner.options.poll_interval;
-    if swept.is_none_or(|at| at.elapsed() >= poll) {
+    if swept.at.is_none_or(|at| at.elapsed() >= poll) {
         take_over(engine, life).await?;
         overdue(engine).await?;
         count(engine).await?;
-        *swept = Some(Instant::now());
+        swept.at = Some(Instant::now());
+    }
+    let pause = engine.inner.options.lease_duration / 2;
+    if swept.searched.is_none_or(|at| at.elapsed() >= pause) {
+        search(engine, life, &mut swept.missing).await?;
+        swept.searched = Some(Instant::now());
     }
     let store = &engine.inner.store;
     loop {
@@ -168,13 +181,47 @@ async fn take(engine: &Engine, rows: Vec<SagaRow>, lost: bool) -> Result<(), Err
     let ids: Vec<&str> = rows.iter().map(|row| row.id.as_str()).collect();
     let histories = engine.inner.store.saga_histories(&ids).await?;
     for row in &rows {
-        let steps = engine.plan(&row.plan_hash).await?;
-        let taken = read(row, &steps, &histories);
+        let taken = match engine.plan(&row.plan_hash).await {
+            Ok(steps) => read(row, &steps, &histories),
+            Err(error) => Err(error),
+        };
         match taken {
-            // One that cannot be read never stops the others.
+            // One that cannot be read never stops the others. It is found again by `search`.
             Err(error) => tracing::error!(saga = row.id, %error, "a saga cannot be carried on"),
             Ok(hand) => take_one(engine, row, hand, lost).await,
         }
+    }
+    Ok(())
+}
+
+/// Finds sagas that this life has by the database's word and that nobody carries: the answer to the start, the claim or the verb
+/// that gave them to it was lost, or its caller went away. Twice at the same place, because a commit is known here a little
+/// later than there.
+async fn search(
+    engine: &Engine,
+    life: &Life,
+    missing: &mut HashMap<String, i64>,
+) -> Result<(), Error> {
+    let store = &engine.inner.store;
+    let own = store.sagas_in_hand(life.executor).await?;
+    let found: HashMap<_, _> = own
+        .into_iter()
+        .filter(|(id, _)| engine.hands(id) == 0)
+        .collect();
+    let before = std::mem::replace(missing, found.clone());
+    for (id, version) in found {
+        if before.get(&id) != Some(&version) {
+            continue;
+        }
+        let Some(row) = store.saga(&id).await? else {
+            continue;
+        };
+        let executor = life.executor.to_string();
+        if row.owner != executor || row.version != version || engine.hands(&id) > 0 {
+            continue;
+        }
+        tracing::info!(saga = id, "took up a saga that nobody had in hand");
+        take(engine, vec![row], true).await?;
     }
     Ok(())
 }
@@ -201,8 +248,8 @@ async fn take_one(engine: &Engine, row: &SagaRow, hand: InHand, lost: bool) {
         None
     } else if is_over {
         Some(Event::Poisoned)
-    } else if lost && hand.saga.state != State::Pending {
-        Some(Event::Lost)
+    } else if lost {
+        hand.event_when_lost()
     } else {
         hand.event_when_claimed()
     };

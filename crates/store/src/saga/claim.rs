@@ -30,6 +30,8 @@ statements! {
     NEXT_WAKE = "saga_next_wake" => [
         "SELECT " now " AS now_us, (SELECT min(wake_us) FROM saga WHERE owner = '' AND wake_us IS NOT NULL) AS wake_us"
     ];
+    /// What one replica has in hand.
+    IN_HAND = "saga_in_hand" => ["SELECT id, version FROM saga WHERE owner = $1"];
     /// Replicas that have sagas in hand and no living lease.
     DEAD = "saga_dead_owners" => [
         "SELECT DISTINCT s.owner FROM saga s LEFT JOIN lease l ON l.name = $1 || s.owner \
@@ -114,6 +116,12 @@ struct OwnerRow {
 }
 
 #[derive(FromRow)]
+struct VersionRow {
+    id: String,
+    version: i64,
+}
+
+#[derive(FromRow)]
 struct IdRow {
     id: String,
 }
@@ -154,6 +162,20 @@ impl Store {
     pub async fn next_saga_wake(&self) -> Result<(Timestamp, Option<Timestamp>), Error> {
         let row: WakeRow = self.db().read(&NEXT_WAKE).one().await?;
         Ok((Timestamp(row.now_us), row.wake_us.map(Timestamp)))
+    }
+
+    /// The sagas that a replica has in hand, and how many transitions each has made.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn sagas_in_hand(&self, owner: ReplicaId) -> Result<Vec<(String, i64)>, Error> {
+        let rows: Vec<VersionRow> = self
+            .db()
+            .read(&IN_HAND)
+            .bind(owner.to_string())
+            .all()
+            .await?;
+        Ok(rows.into_iter().map(|row| (row.id, row.version)).collect())
     }
 
     /// Replicas that have sagas in hand and whose lease, `prefix` and their id, has run out.
