@@ -24,7 +24,10 @@ use steadfast_store::{
     Steered, Store, Wakeups,
 };
 use steadfast_types::{ReplicaId, Timestamp};
-use tokio::sync::Notify;
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
@@ -102,8 +105,31 @@ struct Planned {
 struct Life {
     executor: ReplicaId,
     lease: Lease,
+    /// Until when nobody else can have taken the lease; moves on as it is renewed.
+    covered: watch::Receiver<Instant>,
     /// Ends with the lease.
     ended: CancellationToken,
+}
+
+// === impl Life ===
+
+impl Life {
+    /// Returns once it is certain that the lease was still held a moment ago: a process that was asleep must not begin anything
+    /// before it has asked.
+    async fn is_covered(&self) {
+        if Instant::now() < *self.covered.borrow() {
+            return;
+        }
+        let mut covered = self.covered.clone();
+        if covered
+            .wait_for(|until| Instant::now() < *until)
+            .await
+            .is_err()
+        {
+            // Nobody renews it any more: the life has ended, or ends now.
+            self.ended.cancelled().await;
+        }
+    }
 }
 
 // === impl Options ===

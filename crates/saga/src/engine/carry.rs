@@ -339,6 +339,7 @@ impl Engine {
                         Some(Action::Wait(_))
                     ) =>
                     {
+                        life.is_covered().await;
                         self.run_attempt(&hand, effect).await
                     }
                     Some(effect @ Effect::Probe { .. }) => self.run_probe(&hand, effect).await,

@@ -12,7 +12,7 @@ use std::{
 
 use steadfast_store::{Error as StoreError, Lease, SagaRow};
 use steadfast_types::{Backoff, ReplicaId, Timestamp};
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{Engine, Error, Life, carry::InHand, stored};
@@ -44,6 +44,7 @@ struct Swept {
 pub(super) async fn run(engine: Engine, stop: CancellationToken) {
     let mut waits = Backoff::RECONNECT.waits();
     while !stop.is_cancelled() {
+        let asked = Instant::now();
         let executor = ReplicaId::random();
         let duration = engine.inner.options.lease_duration;
         let claimed = engine
@@ -54,7 +55,7 @@ pub(super) async fn run(engine: Engine, stop: CancellationToken) {
         match claimed {
             Ok(Some(lease)) => {
                 waits = Backoff::RECONNECT.waits();
-                live(&engine, executor, lease, &stop).await;
+                live(&engine, executor, (lease, asked), &stop).await;
             }
             Ok(None) => tracing::error!("a lease that nobody can know of is taken"),
             Err(error) => tracing::debug!(
@@ -67,20 +68,24 @@ pub(super) async fn run(engine: Engine, stop: CancellationToken) {
     }
 }
 
-async fn live(engine: &Engine, executor: ReplicaId, lease: Lease, stop: &CancellationToken) {
+/// `since`: when the lease was asked for.
+async fn live(
+    engine: &Engine,
+    executor: ReplicaId,
+    (lease, since): (Lease, Instant),
+    stop: &CancellationToken,
+) {
     let ended = CancellationToken::new();
-    engine.set_life(Some(Life {
-        executor,
-        lease: lease.clone(),
-        ended: ended.clone(),
-    }));
+    let (covering, covered) = watch::channel(since + lease.duration);
     let life = Life {
         executor,
         lease: lease.clone(),
+        covered,
         ended: ended.clone(),
     };
+    engine.set_life(Some(life.clone()));
     let lost = tokio::select! {
-        () = keep(engine, &lease) => true,
+        () = keep(engine, &lease, &covering) => true,
         // A transition was refused.
         () = ended.cancelled() => true,
         () = work(engine, &life) => false,
@@ -102,13 +107,16 @@ async fn live(engine: &Engine, executor: ReplicaId, lease: Lease, stop: &Cancell
 }
 
 /// Prolongs the lease until it is lost, or may be.
-async fn keep(engine: &Engine, lease: &Lease) {
+async fn keep(engine: &Engine, lease: &Lease, covering: &watch::Sender<Instant>) {
     let mut renewed = Instant::now();
     loop {
         tokio::time::sleep(lease.duration / 3).await;
         let asked = Instant::now();
         match engine.inner.store.renew_lease(lease).await {
-            Ok(()) => renewed = asked,
+            Ok(()) => {
+                renewed = asked;
+                covering.send_replace(asked + lease.duration);
+            }
             Err(StoreError::Fenced { .. }) => return,
             Err(_) if renewed.elapsed() >= lease.duration => return,
             Err(_) => {}
