@@ -7,6 +7,7 @@
 mod carry;
 mod error;
 mod executor;
+mod held;
 mod stored;
 
 use std::{

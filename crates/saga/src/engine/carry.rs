@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, PoisonError, atomic::Ordering},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 use steadfast_store::{SagaRow, SagaTransition, SteerWrite, TransitionOutcome};
 use steadfast_types::{Backoff, Timestamp};
 
-use super::{DOCUMENT_BYTES, Engine, Error, Life, stored};
+use super::{DOCUMENT_BYTES, Engine, Error, Life, held::Held, stored};
 use crate::{
     Action, Attempt, Direction, Effect, Event, Leg, Outcome, Probed, Record, Saga, State, Step,
     Transition, Undo, metric,
@@ -47,12 +47,6 @@ enum Advanced {
     On(Vec<Effect>),
     /// The saga is not in this hand any more.
     Gone,
-}
-
-/// A task that carries a saga, from its beginning to its end, whichever way that comes.
-struct Held {
-    engine: Engine,
-    id: String,
 }
 
 /// Whether somebody has to do it now.
@@ -246,41 +240,6 @@ impl InHand {
     }
 }
 
-// === impl Held ===
-
-impl Held {
-    fn new(engine: &Engine, id: &str) -> Self {
-        let hands = engine.inner.hands.lock();
-        *hands
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(id.to_owned())
-            .or_default() += 1;
-        engine.inner.in_hand.fetch_add(1, Ordering::Relaxed);
-        metrics::gauge!(metric::IN_HAND).increment(1);
-        Self {
-            engine: engine.clone(),
-            id: id.to_owned(),
-        }
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let hands = self.engine.inner.hands.lock();
-        let mut hands = hands.unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = hands.get_mut(&self.id) {
-            *count -= 1;
-            if *count == 0 {
-                hands.remove(&self.id);
-            }
-        }
-        drop(hands);
-        self.engine.inner.in_hand.fetch_sub(1, Ordering::Relaxed);
-        metrics::gauge!(metric::IN_HAND).decrement(1);
-        self.engine.inner.poke.notify_one();
-    }
-}
-
 impl Engine {
     /// A saga with its outputs.
     pub(super) async fn load(
@@ -316,13 +275,6 @@ impl Engine {
                 .await;
             drop(held);
         });
-    }
-
-    /// How many tasks carry a saga.
-    pub(super) fn hands(&self, id: &str) -> usize {
-        let hands = self.inner.hands.lock();
-        let hands = hands.unwrap_or_else(PoisonError::into_inner);
-        hands.get(id).copied().unwrap_or(0)
     }
 
     async fn carry(&self, mut hand: InHand, mut next: Next, life: Life) {
