@@ -20,6 +20,9 @@ const LEASE: Duration = Duration::from_secs(2);
 /// How long the last ones may take once nobody disturbs them any more.
 const PATIENCE: Duration = Duration::from_secs(40);
 
+/// How often they are disturbed at least.
+const DISTURBED: usize = 3;
+
 /// What happens to the replicas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Disturbance {
@@ -67,7 +70,7 @@ async fn run(size: Size, disturbance: Disturbance, undo_blocks_late: bool) -> Ru
     });
     let mut random = StdRng::seed_from_u64(seed);
     let mut disturbed = 0;
-    while !starting.is_finished() || disturbed < 4 {
+    while !starting.is_finished() || disturbed < DISTURBED {
         sleep(Duration::from_millis(random.random_range(200..1_200))).await;
         let which = random.random_range(0..2);
         match disturbance {
@@ -128,7 +131,7 @@ fn size(short: u64, long: u64) -> Size {
 async fn each_is_completed_or_compensated_whoever_is_killed() {
     let run = run(size(80, 1_000), Disturbance::Kills, true).await;
     assert_eq!(run.summary.stuck, 0, "every undo can be proven");
-    assert!(run.disturbed >= 4);
+    assert!(run.disturbed >= DISTURBED);
     let late = (run.summary.blocked > 0, run.summary.late);
     assert_eq!(late, (true, 0), "{:?}", run.summary);
 }
