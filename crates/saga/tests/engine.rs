@@ -10,7 +10,7 @@ use std::{
 use futures::future::{BoxFuture, FutureExt as _};
 use serde_json::{Value, json};
 use steadfast_saga::{
-    Act, Actions, Attempt, DefinitionRef, Direction, Engine, Error, Event, NoSecrets, Options,
+    Act, Actions, Attempt, DefinitionRef, Direction, Engine, Error, Event, Leg, NoSecrets, Options,
     Outcome, Probed, Refusal, Saga, SagaFilter, SagaView, StartSaga, State, Step, Verb,
     machine::Seen,
 };
@@ -627,5 +627,30 @@ async fn an_outcome_whose_commit_was_not_answered_is_not_taken_for_the_next_step
         replica.until_state(&held.id, State::Completed).await;
         let forward = |step: &str| (step.to_owned(), Direction::Forward);
         assert_eq!(fixture.log(), [forward("a"), forward("b")]);
+    }
+}
+
+#[tokio::test]
+async fn replicas_that_are_stopped_in_order_are_no_crashes() {
+    for fixture in Fixture::both().await {
+        let mut long = effect("a", "");
+        (long.retry.attempts, long.timeouts.running_ms) = (20, 60_000);
+        let mut replica = fixture.replica().await;
+        let (held, gate) = held_at_first(&fixture, &replica, &[long]).await;
+        // Oftener than replicas may be lost, and each time with an attempt under way.
+        for stops in 1..=8 {
+            replica.stop.cancel();
+            replica.tasks.close();
+            replica.tasks.wait().await;
+            drop(replica);
+            replica = fixture.replica().await;
+            let view = replica.until(&held.id, |view| {
+                let again = matches!(view.saga.steps[0].forward, Leg::Running { attempt, .. } if attempt == stops + 1);
+                again || view.saga.state == State::Stuck
+            });
+            assert_eq!(view.await.saga.state, State::Running, "after {stops} stops");
+        }
+        gate.notify_one();
+        replica.until_state(&held.id, State::Completed).await;
     }
 }

@@ -399,7 +399,11 @@ impl Engine {
             let executor = life.executor.to_string();
             let disposition = Disposition::of(&transition, &hand.steps, &executor, now);
             let write = match self.transition(hand, &transition, &disposition, life) {
-                Ok(write) => write,
+                Ok(mut write) => {
+                    // Whatever came of it, no replica was lost by it.
+                    write.progress |= matches!(event, Event::Ended { .. } | Event::Probed(_));
+                    write
+                }
                 Err(error) => {
                     tracing::error!(saga = hand.id, %error, "a transition cannot be written");
                     return Advanced::Gone;

@@ -274,7 +274,7 @@ async fn take_one(engine: &Engine, row: &SagaRow, hand: InHand, lost: bool) {
 /// Takes over what lost replicas had in hand.
 async fn take_over(engine: &Engine, life: &Life) -> Result<(), Error> {
     let store = &engine.inner.store;
-    for dead in store.dead_saga_owners(LEASE_PREFIX, life.executor).await? {
+    for (dead, crashed) in store.dead_saga_owners(LEASE_PREFIX, life.executor).await? {
         let name = format!("{LEASE_PREFIX}{dead}");
         // Nothing that it still sends can be committed after this.
         let Some(claimed) = store
@@ -285,7 +285,7 @@ async fn take_over(engine: &Engine, life: &Life) -> Result<(), Error> {
         };
         loop {
             let taken = store
-                .take_over_sagas(&life.lease, life.executor, &dead, BATCH)
+                .take_over_sagas(&life.lease, life.executor, (&dead, crashed), BATCH)
                 .await?;
             if taken.is_empty() {
                 break;

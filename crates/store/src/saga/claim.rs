@@ -34,12 +34,12 @@ statements! {
     IN_HAND = "saga_in_hand" => ["SELECT id, version FROM saga WHERE owner = $1"];
     /// Replicas that have sagas in hand and no living lease.
     DEAD = "saga_dead_owners" => [
-        "SELECT DISTINCT s.owner FROM saga s LEFT JOIN lease l ON l.name = $1 || s.owner \
+        "SELECT DISTINCT s.owner, coalesce(l.expires_us, 1) <> 0 AS crashed FROM saga s LEFT JOIN lease l ON l.name = $1 || s.owner \
          WHERE s.owner <> '' AND s.owner <> $2 AND (l.name IS NULL OR l.expires_us <= " now ") LIMIT 100"
     ];
     /// Takes over sagas of one replica.
     TAKE_OVER = "saga_take_over" => [
-        "UPDATE saga SET owner = $1, crashes = crashes + 1 WHERE id IN \
+        "UPDATE saga SET owner = $1, crashes = crashes + $4 WHERE id IN \
          (SELECT id FROM saga WHERE owner = $2 ORDER BY id LIMIT $3) AND owner = $2 RETURNING *"
     ];
     /// What happened to many sagas, in order.
@@ -113,6 +113,7 @@ struct WakeRow {
 #[derive(FromRow)]
 struct OwnerRow {
     owner: String,
+    crashed: bool,
 }
 
 #[derive(FromRow)]
@@ -178,7 +179,8 @@ impl Store {
         Ok(rows.into_iter().map(|row| (row.id, row.version)).collect())
     }
 
-    /// Replicas that have sagas in hand and whose lease, `prefix` and their id, has run out.
+    /// Replicas that have sagas in hand and whose lease, `prefix` and their id, has run out, which counts as a crash, or was handed
+    /// back.
     ///
     /// # Errors
     /// If the database does not answer.
@@ -186,7 +188,7 @@ impl Store {
         &self,
         prefix: &str,
         own: ReplicaId,
-    ) -> Result<Vec<String>, Error> {
+    ) -> Result<Vec<(String, bool)>, Error> {
         let rows: Vec<OwnerRow> = self
             .db()
             .read(&DEAD)
@@ -194,7 +196,8 @@ impl Store {
             .bind(own.to_string())
             .all()
             .await?;
-        Ok(rows.into_iter().map(|row| row.owner).collect())
+        let owners = rows.into_iter().map(|row| (row.owner, row.crashed));
+        Ok(owners.collect())
     }
 
     /// Takes over up to `limit` sagas of a replica that is gone. The caller has claimed that replica's lease before, so that
@@ -206,7 +209,7 @@ impl Store {
         &self,
         lease: &Lease,
         owner: ReplicaId,
-        dead: &str,
+        (dead, crashed): (&str, bool),
         limit: i64,
     ) -> Result<Vec<SagaRow>, Error> {
         let mut tx = self.db().begin().await?;
@@ -216,6 +219,7 @@ impl Store {
             .bind(owner.to_string())
             .bind(dead)
             .bind(limit)
+            .bind(i64::from(crashed))
             .all()
             .await?;
         tx.commit().await?;
