@@ -148,6 +148,6 @@ async fn without_a_promise_about_late_calls_what_is_unknown_is_stuck() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_is_completed_or_compensated_whoever_falls_asleep() {
-    let run = run(size(60, 300), Disturbance::Sleeps, true).await;
+    let run = run(size(40, 300), Disturbance::Sleeps, true).await;
     assert_eq!(run.summary.stuck, 0, "every undo can be proven");
 }
