@@ -74,10 +74,10 @@ pub(crate) struct Replicas {
 pub(crate) fn fate(seed: u64, number: u64) -> Fate {
     let mut random = random_of(&(seed, number));
     let at = random.random_range(0..STEPS.len());
-    match random.random_range(0..100) {
-        0..55 => Fate::Completes,
-        55..80 => Fate::RefusedAt(at),
-        80..90 => Fate::SilentAt(at),
+    match number % 10 {
+        0..=4 => Fate::Completes,
+        5..=7 => Fate::RefusedAt(at),
+        8 => Fate::SilentAt(at),
         _ => Fate::LateAt(at),
     }
 }
