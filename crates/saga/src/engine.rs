@@ -7,11 +7,12 @@
 mod carry;
 mod error;
 mod executor;
+mod held;
 mod rest;
 mod stored;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicI64, AtomicUsize, Ordering},
@@ -25,7 +26,10 @@ use steadfast_store::{
     Steered, Store, Wakeups,
 };
 use steadfast_types::{ReplicaId, Timestamp};
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
@@ -84,6 +88,8 @@ struct Inner {
     /// The executor's identity and lease while it lives. Another one after each loss.
     life: Mutex<Option<Life>>,
     in_hand: AtomicUsize,
+    /// How many tasks carry which saga; one each, but for the moment between two.
+    hands: Mutex<HashMap<String, usize>>,
     /// The database's clock minus this machine's, in microseconds.
     clock_offset_us: AtomicI64,
     /// There may be something to take.
@@ -110,8 +116,31 @@ struct Planned {
 struct Life {
     executor: ReplicaId,
     lease: Lease,
+    /// Until when nobody else can have taken the lease; moves on as it is renewed.
+    covered: watch::Receiver<Instant>,
     /// Ends with the lease.
     ended: CancellationToken,
+}
+
+// === impl Life ===
+
+impl Life {
+    /// Returns once it is certain that the lease was still held a moment ago: a process that was asleep must not begin anything
+    /// before it has asked.
+    async fn is_covered(&self) {
+        if Instant::now() < *self.covered.borrow() {
+            return;
+        }
+        let mut covered = self.covered.clone();
+        if covered
+            .wait_for(|until| Instant::now() < *until)
+            .await
+            .is_err()
+        {
+            // Nobody renews it any more: the life has ended, or ends now.
+            self.ended.cancelled().await;
+        }
+    }
 }
 
 // === impl Options ===
@@ -152,6 +181,7 @@ impl Engine {
                 options,
                 life: Mutex::new(None),
                 in_hand: AtomicUsize::new(0),
+                hands: Mutex::default(),
                 clock_offset_us: AtomicI64::new(0),
                 poke: Notify::new(),
                 plans: Mutex::new(BTreeMap::new()),

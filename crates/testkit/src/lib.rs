@@ -5,6 +5,7 @@
 //! shares code with what it tests: it links neither the database driver nor the HTTP client nor the server. What a test needs
 //! and does not find is a panic that names the remedy, never a silent skip.
 
+pub mod effects;
 pub mod foreign;
 pub mod history;
 pub mod npm;
@@ -13,6 +14,7 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 
+pub use effects::EffectServer;
 pub use npm::{Fault, NpmServer, PackageSpec, Times, VersionSpec};
 pub use postgres::{ClusterOptions, PrivateCluster, PsqlSession, StopMode, TestDatabase};
 pub use process::{CommandOutput, RunningCommand, Server, Signal, steadfast};

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 use steadfast_store::{SagaRow, SagaTransition, SteerWrite, TransitionOutcome};
 use steadfast_types::{Backoff, Timestamp};
 
-use super::{DOCUMENT_BYTES, Engine, Error, Life, stored};
+use super::{DOCUMENT_BYTES, Engine, Error, Life, held::Held, stored};
 use crate::{
     Action, Attempt, Direction, Effect, Event, Leg, Outcome, Probed, Record, Saga, State, Step,
     Transition, Undo, metric,
@@ -131,6 +131,27 @@ impl InHand {
         }
     }
 
+    /// What an outcome speaks of.
+    fn place(&self) -> Option<(usize, Direction, Leg)> {
+        let (at, direction) = (self.saga.at?, self.saga.direction);
+        Some((at, direction, *self.saga.steps[at].leg(direction)))
+    }
+
+    /// The event with which a saga goes on whose holder is gone.
+    pub(super) fn event_when_lost(&self) -> Option<Event> {
+        let is_timer = |at: usize, direction| {
+            matches!(action_of(&self.steps[at], direction), Some(Action::Wait(_)))
+        };
+        match self.place() {
+            _ if self.saga.state == State::Pending => self.event_when_claimed(),
+            // Nobody takes a timer in hand before it is due, and nothing was sent.
+            Some((at, direction, Leg::Running { .. })) if is_timer(at, direction) => {
+                self.event_when_claimed()
+            }
+            _ => Some(Event::Lost),
+        }
+    }
+
     /// The event with which a saga goes on that was given back to the database and taken again.
     pub(super) fn event_when_claimed(&self) -> Option<Event> {
         if self.saga.state == State::Pending {
@@ -245,20 +266,14 @@ impl Engine {
     fn spawn_carry(&self, hand: InHand, next: Next) {
         let Some(life) = self.life() else { return };
         let engine = self.clone();
-        engine.inner.in_hand.fetch_add(1, Ordering::Relaxed);
-        metrics::gauge!(metric::IN_HAND).increment(1);
+        let held = Held::new(&engine, &hand.id);
         self.inner.tasks.spawn(async move {
             let ended = life.ended.clone();
             // With the lease, everything that it covered ends.
             let _ = ended
                 .run_until_cancelled(engine.carry(hand, next, life))
                 .await;
-            let in_hand = engine.inner.in_hand.fetch_sub(1, Ordering::Relaxed);
-            metrics::gauge!(metric::IN_HAND).decrement(1);
-            if in_hand >= engine.inner.options.running {
-                // There is room again.
-                engine.inner.poke.notify_one();
-            }
+            drop(held);
         });
     }
 
@@ -276,6 +291,7 @@ impl Engine {
                         Some(Action::Wait(_))
                     ) =>
                     {
+                        life.is_covered().await;
                         self.run_attempt(&hand, effect).await
                     }
                     Some(effect @ Effect::Probe { .. }) => self.run_probe(&hand, effect).await,
@@ -303,6 +319,12 @@ impl Engine {
             Ok((action, attempt)) => {
                 let (secrets, timeout) = (attempt.secrets.clone(), attempt.timeout);
                 let outcome = match self.inner.actions.get(&action) {
+                    // As after a sleep: whoever took the saga over counts on it that nothing comes after the deadline.
+                    Some(_) if timeout.is_zero() => Outcome::Failed {
+                        code: "NOT_SENT".to_owned(),
+                        message: "its deadline passed before it could be sent".to_owned(),
+                        retryable: true,
+                    },
                     None => Outcome::Failed {
                         code: "UNKNOWN_ACTION".to_owned(),
                         message: "this program does not have the action".to_owned(),
@@ -353,8 +375,16 @@ impl Engine {
 
     /// Applies an event and commits what follows. If somebody steered the saga meanwhile, the event is applied to what it is now.
     async fn advance(&self, hand: &mut InHand, event: Event, life: &Life) -> Advanced {
+        let place = hand.place();
         let mut waits = Backoff::RECONNECT.waits();
         loop {
+            if hand.place() != place {
+                // The transition was committed, and its answer lost: the event does not speak of what the saga stands at now.
+                return match self.hands(&hand.id) {
+                    0 | 1 => Advanced::On(hand.effects_of_running()),
+                    _ => Advanced::Gone,
+                };
+            }
             let now = self.now();
             let applied = hand
                 .saga
@@ -369,7 +399,11 @@ impl Engine {
             let executor = life.executor.to_string();
             let disposition = Disposition::of(&transition, &hand.steps, &executor, now);
             let write = match self.transition(hand, &transition, &disposition, life) {
-                Ok(write) => write,
+                Ok(mut write) => {
+                    // Whatever came of it, no replica was lost by it.
+                    write.progress |= matches!(event, Event::Ended { .. } | Event::Probed(_));
+                    write
+                }
                 Err(error) => {
                     tracing::error!(saga = hand.id, %error, "a transition cannot be written");
                     return Advanced::Gone;

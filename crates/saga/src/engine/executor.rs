@@ -5,17 +5,18 @@
 //! sagas of a lost life claims its lease first, so that a process which was only asleep can commit nothing any more.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use steadfast_store::{Error as StoreError, Lease, SagaRow};
 use steadfast_types::{Backoff, ReplicaId, Timestamp};
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{Engine, Error, Life, carry::InHand, stored};
-use crate::{Event, State, Step, metric};
+use crate::{Event, Step, metric};
 
 /// Before an executor's id, the name of its lease.
 const LEASE_PREFIX: &str = "saga/";
@@ -30,10 +31,20 @@ const BREATH: Duration = Duration::from_millis(5);
 /// How often ended sagas are forgotten.
 const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
 
+/// What was looked for at intervals.
+#[derive(Default)]
+struct Swept {
+    at: Option<Instant>,
+    searched: Option<Instant>,
+    /// Sagas that nobody had in hand at the last search, and how many transitions they had made.
+    missing: HashMap<String, i64>,
+}
+
 /// Lives, one after another, until `stop`.
 pub(super) async fn run(engine: Engine, stop: CancellationToken) {
     let mut waits = Backoff::RECONNECT.waits();
     while !stop.is_cancelled() {
+        let asked = Instant::now();
         let executor = ReplicaId::random();
         let duration = engine.inner.options.lease_duration;
         let claimed = engine
@@ -44,7 +55,7 @@ pub(super) async fn run(engine: Engine, stop: CancellationToken) {
         match claimed {
             Ok(Some(lease)) => {
                 waits = Backoff::RECONNECT.waits();
-                live(&engine, executor, lease, &stop).await;
+                live(&engine, executor, (lease, asked), &stop).await;
             }
             Ok(None) => tracing::error!("a lease that nobody can know of is taken"),
             Err(error) => tracing::debug!(
@@ -57,27 +68,33 @@ pub(super) async fn run(engine: Engine, stop: CancellationToken) {
     }
 }
 
-async fn live(engine: &Engine, executor: ReplicaId, lease: Lease, stop: &CancellationToken) {
+/// `since`: when the lease was asked for.
+async fn live(
+    engine: &Engine,
+    executor: ReplicaId,
+    (lease, since): (Lease, Instant),
+    stop: &CancellationToken,
+) {
     let ended = CancellationToken::new();
     engine.forget_definitions();
-    engine.set_life(Some(Life {
-        executor,
-        lease: lease.clone(),
-        ended: ended.clone(),
-    }));
+    let (covering, covered) = watch::channel(since + lease.duration);
     let life = Life {
         executor,
         lease: lease.clone(),
+        covered,
         ended: ended.clone(),
     };
-    tokio::select! {
-        () = keep(engine, &lease) => {
-            tracing::warn!("the saga executor lost its lease; what it had in hand is taken over");
-        }
-        () = work(engine, &life) => {}
-        () = retention(engine, executor) => {}
-        () = ended.cancelled() => {}
-        () = stop.cancelled() => {}
+    engine.set_life(Some(life.clone()));
+    let lost = tokio::select! {
+        () = keep(engine, &lease, &covering) => true,
+        // A transition was refused.
+        () = ended.cancelled() => true,
+        () = work(engine, &life) => false,
+        () = retention(engine, executor) => false,
+        () = stop.cancelled() => false,
+    };
+    if lost {
+        tracing::warn!("the saga executor lost its lease; what it had in hand is taken over");
     }
     engine.set_life(None);
     ended.cancel();
@@ -91,13 +108,16 @@ async fn live(engine: &Engine, executor: ReplicaId, lease: Lease, stop: &Cancell
 }
 
 /// Prolongs the lease until it is lost, or may be.
-async fn keep(engine: &Engine, lease: &Lease) {
+async fn keep(engine: &Engine, lease: &Lease, covering: &watch::Sender<Instant>) {
     let mut renewed = Instant::now();
     loop {
         tokio::time::sleep(lease.duration / 3).await;
         let asked = Instant::now();
         match engine.inner.store.renew_lease(lease).await {
-            Ok(()) => renewed = asked,
+            Ok(()) => {
+                renewed = asked;
+                covering.send_replace(asked + lease.duration);
+            }
             Err(StoreError::Fenced { .. }) => return,
             Err(_) if renewed.elapsed() >= lease.duration => return,
             Err(_) => {}
@@ -108,7 +128,7 @@ async fn keep(engine: &Engine, lease: &Lease) {
 /// Takes what can be taken, for as long as the life lasts.
 async fn work(engine: &Engine, life: &Life) {
     let mut woken = engine.inner.wakeups.subscribe_to_others();
-    let mut swept = None::<Instant>;
+    let mut swept = Swept::default();
     loop {
         let sleep = match look(engine, life, &mut swept).await {
             Ok(sleep) => sleep,
@@ -128,17 +148,18 @@ async fn work(engine: &Engine, life: &Life) {
 }
 
 /// One look; returns how long there is nothing to do.
-async fn look(
-    engine: &Engine,
-    life: &Life,
-    swept: &mut Option<Instant>,
-) -> Result<Duration, Error> {
+async fn look(engine: &Engine, life: &Life, swept: &mut Swept) -> Result<Duration, Error> {
     let poll = engine.inner.options.poll_interval;
-    if swept.is_none_or(|at| at.elapsed() >= poll) {
+    if swept.at.is_none_or(|at| at.elapsed() >= poll) {
         take_over(engine, life).await?;
         overdue(engine).await?;
         count(engine).await?;
-        *swept = Some(Instant::now());
+        swept.at = Some(Instant::now());
+    }
+    let pause = engine.inner.options.lease_duration / 2;
+    if swept.searched.is_none_or(|at| at.elapsed() >= pause) {
+        search(engine, life, &mut swept.missing).await?;
+        swept.searched = Some(Instant::now());
     }
     let store = &engine.inner.store;
     loop {
@@ -169,13 +190,47 @@ async fn take(engine: &Engine, rows: Vec<SagaRow>, lost: bool) -> Result<(), Err
     let ids: Vec<&str> = rows.iter().map(|row| row.id.as_str()).collect();
     let histories = engine.inner.store.saga_histories(&ids).await?;
     for row in &rows {
-        let steps = engine.plan(&row.plan_hash).await?;
-        let taken = read(row, &steps, &histories);
+        let taken = match engine.plan(&row.plan_hash).await {
+            Ok(steps) => read(row, &steps, &histories),
+            Err(error) => Err(error),
+        };
         match taken {
-            // One that cannot be read never stops the others.
+            // One that cannot be read never stops the others. It is found again by `search`.
             Err(error) => tracing::error!(saga = row.id, %error, "a saga cannot be carried on"),
             Ok(hand) => take_one(engine, row, hand, lost).await,
         }
+    }
+    Ok(())
+}
+
+/// Finds sagas that this life has by the database's word and that nobody carries: the answer to the start, the claim or the verb
+/// that gave them to it was lost, or its caller went away. Twice at the same place, because a commit is known here a little
+/// later than there.
+async fn search(
+    engine: &Engine,
+    life: &Life,
+    missing: &mut HashMap<String, i64>,
+) -> Result<(), Error> {
+    let store = &engine.inner.store;
+    let own = store.sagas_in_hand(life.executor).await?;
+    let found: HashMap<_, _> = own
+        .into_iter()
+        .filter(|(id, _)| engine.hands(id) == 0)
+        .collect();
+    let before = std::mem::replace(missing, found.clone());
+    for (id, version) in found {
+        if before.get(&id) != Some(&version) {
+            continue;
+        }
+        let Some(row) = store.saga(&id).await? else {
+            continue;
+        };
+        let executor = life.executor.to_string();
+        if row.owner != executor || row.version != version || engine.hands(&id) > 0 {
+            continue;
+        }
+        tracing::info!(saga = id, "took up a saga that nobody had in hand");
+        take(engine, vec![row], true).await?;
     }
     Ok(())
 }
@@ -202,8 +257,8 @@ async fn take_one(engine: &Engine, row: &SagaRow, hand: InHand, lost: bool) {
         None
     } else if is_over {
         Some(Event::Poisoned)
-    } else if lost && hand.saga.state != State::Pending {
-        Some(Event::Lost)
+    } else if lost {
+        hand.event_when_lost()
     } else {
         hand.event_when_claimed()
     };
@@ -220,7 +275,7 @@ async fn take_one(engine: &Engine, row: &SagaRow, hand: InHand, lost: bool) {
 /// Takes over what lost replicas had in hand.
 async fn take_over(engine: &Engine, life: &Life) -> Result<(), Error> {
     let store = &engine.inner.store;
-    for dead in store.dead_saga_owners(LEASE_PREFIX, life.executor).await? {
+    for (dead, crashed) in store.dead_saga_owners(LEASE_PREFIX, life.executor).await? {
         let name = format!("{LEASE_PREFIX}{dead}");
         // Nothing that it still sends can be committed after this.
         let Some(claimed) = store
@@ -231,7 +286,7 @@ async fn take_over(engine: &Engine, life: &Life) -> Result<(), Error> {
         };
         loop {
             let taken = store
-                .take_over_sagas(&life.lease, life.executor, &dead, BATCH)
+                .take_over_sagas(&life.lease, life.executor, (&dead, crashed), BATCH)
                 .await?;
             if taken.is_empty() {
                 break;

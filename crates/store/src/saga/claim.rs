@@ -30,14 +30,16 @@ statements! {
     NEXT_WAKE = "saga_next_wake" => [
         "SELECT " now " AS now_us, (SELECT min(wake_us) FROM saga WHERE owner = '' AND wake_us IS NOT NULL) AS wake_us"
     ];
+    /// What one replica has in hand.
+    IN_HAND = "saga_in_hand" => ["SELECT id, version FROM saga WHERE owner = $1"];
     /// Replicas that have sagas in hand and no living lease.
     DEAD = "saga_dead_owners" => [
-        "SELECT DISTINCT s.owner FROM saga s LEFT JOIN lease l ON l.name = $1 || s.owner \
+        "SELECT DISTINCT s.owner, coalesce(l.expires_us, 1) <> 0 AS crashed FROM saga s LEFT JOIN lease l ON l.name = $1 || s.owner \
          WHERE s.owner <> '' AND s.owner <> $2 AND (l.name IS NULL OR l.expires_us <= " now ") LIMIT 100"
     ];
     /// Takes over sagas of one replica.
     TAKE_OVER = "saga_take_over" => [
-        "UPDATE saga SET owner = $1, crashes = crashes + 1 WHERE id IN \
+        "UPDATE saga SET owner = $1, crashes = crashes + $4 WHERE id IN \
          (SELECT id FROM saga WHERE owner = $2 ORDER BY id LIMIT $3) AND owner = $2 RETURNING *"
     ];
     /// What happened to many sagas, in order.
@@ -111,6 +113,13 @@ struct WakeRow {
 #[derive(FromRow)]
 struct OwnerRow {
     owner: String,
+    crashed: bool,
+}
+
+#[derive(FromRow)]
+struct VersionRow {
+    id: String,
+    version: i64,
 }
 
 #[derive(FromRow)]
@@ -156,7 +165,22 @@ impl Store {
         Ok((Timestamp(row.now_us), row.wake_us.map(Timestamp)))
     }
 
-    /// Replicas that have sagas in hand and whose lease, `prefix` and their id, has run out.
+    /// The sagas that a replica has in hand, and how many transitions each has made.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn sagas_in_hand(&self, owner: ReplicaId) -> Result<Vec<(String, i64)>, Error> {
+        let rows: Vec<VersionRow> = self
+            .db()
+            .read(&IN_HAND)
+            .bind(owner.to_string())
+            .all()
+            .await?;
+        Ok(rows.into_iter().map(|row| (row.id, row.version)).collect())
+    }
+
+    /// Replicas that have sagas in hand and whose lease, `prefix` and their id, has run out, which counts as a crash, or was handed
+    /// back.
     ///
     /// # Errors
     /// If the database does not answer.
@@ -164,7 +188,7 @@ impl Store {
         &self,
         prefix: &str,
         own: ReplicaId,
-    ) -> Result<Vec<String>, Error> {
+    ) -> Result<Vec<(String, bool)>, Error> {
         let rows: Vec<OwnerRow> = self
             .db()
             .read(&DEAD)
@@ -172,7 +196,8 @@ impl Store {
             .bind(own.to_string())
             .all()
             .await?;
-        Ok(rows.into_iter().map(|row| row.owner).collect())
+        let owners = rows.into_iter().map(|row| (row.owner, row.crashed));
+        Ok(owners.collect())
     }
 
     /// Takes over up to `limit` sagas of a replica that is gone. The caller has claimed that replica's lease before, so that
@@ -184,7 +209,7 @@ impl Store {
         &self,
         lease: &Lease,
         owner: ReplicaId,
-        dead: &str,
+        (dead, crashed): (&str, bool),
         limit: i64,
     ) -> Result<Vec<SagaRow>, Error> {
         let mut tx = self.db().begin().await?;
@@ -194,6 +219,7 @@ impl Store {
             .bind(owner.to_string())
             .bind(dead)
             .bind(limit)
+            .bind(i64::from(crashed))
             .all()
             .await?;
         tx.commit().await?;
