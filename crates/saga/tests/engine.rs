@@ -392,7 +392,7 @@ async fn a_stuck_saga_waits_for_a_person_and_goes_on_as_told() {
             .engine
             .list(
                 SagaFilter {
-                    state: Some(State::Stuck),
+                    states: vec![State::Stuck],
                     ..SagaFilter::default()
                 },
                 None,

@@ -6,9 +6,18 @@ use steadfast_types::Timestamp;
 use super::{
     Direction, Effect, Event, Leg, Outcome, Probed, Record, Refusal, Saga, State, Verb, state::Seen,
 };
-use crate::{Action, OnFailure, OnUnknown, Retry, Step, Timeouts, Undo};
+use crate::{Action, KnownActions, OnFailure, OnUnknown, Retry, Step, Timeouts, Undo};
 
 const NOW: Timestamp = Timestamp(1_000_000);
+
+/// Every builtin of these tests can be asked, but for `blind`.
+fn known() -> KnownActions {
+    let names = ["a", "b", "c", "undo", "blind"];
+    KnownActions {
+        builtins: names.map(|name| (name.to_owned(), name != "blind")).into(),
+        ..KnownActions::default()
+    }
+}
 
 fn builtin(name: &str) -> Action {
     Action::Builtin {
@@ -71,7 +80,9 @@ impl Walk {
     }
 
     fn try_event(&mut self, event: Event) -> Result<(), Refusal> {
-        let transition = self.saga.apply(&self.steps, event, self.now, 0.0)?;
+        let transition = self
+            .saga
+            .apply(&self.steps, &known(), event, self.now, 0.0)?;
         self.saga = transition.saga;
         self.effects = transition.effects;
         self.records = transition.records;
@@ -301,6 +312,14 @@ fn the_undo_of_an_uncertain_step_counts_only_if_it_is_proven() {
     assert_eq!(
         (unproven.state(), unproven.saga.direction),
         (State::Stuck, Direction::Backward)
+    );
+    // A builtin that cannot be asked proves no more than a stranger.
+    let blind = rolled_back(steps(), false, builtin("blind"));
+    assert_eq!(blind.state(), State::Stuck);
+    assert!(
+        blind.saga.reason.contains("no proof"),
+        "{}",
+        blind.saga.reason
     );
     let mut probed = rolled_back(steps(), false, builtin("b"));
     assert_eq!(probed.state(), State::Compensating);

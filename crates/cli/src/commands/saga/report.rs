@@ -263,7 +263,10 @@ pub(super) fn line(event: &SagaEvent, start: Option<&Timestamp>) -> String {
     // What began with the saga needs no name but on its first line; whoever steers gives a reason.
     if !event.reason.is_empty() {
         let (actor, reason) = (table::clean(&event.actor), table::clean(&event.reason));
-        text.push_str(&format!(" by {actor} ({reason})"));
+        match json::saga::verb(event.verb).as_str() {
+            "" => text.push_str(&format!(" by {actor} ({reason})")),
+            verb => text.push_str(&format!("; {verb} by {actor} ({reason})")),
+        }
     } else if event.kind() == SagaEventKind::Created && !event.actor.is_empty() {
         text.push_str(&format!(" by {}", table::clean(&event.actor)));
     }
@@ -319,16 +322,16 @@ fn words(event: &SagaEvent) -> String {
             "" => "ended".to_owned(),
             state => state.to_owned(),
         },
-        K::Created | K::Started | K::Paused | K::Resumed | K::Steered => {
-            json::saga::event_kind(event.kind)
-        }
+        K::Poisoned => "taken out of circulation: replicas were lost with it in hand".to_owned(),
+        K::Steered => "changed nothing".to_owned(),
+        K::Created | K::Started | K::Paused | K::Resumed => json::saga::event_kind(event.kind),
         K::Unspecified => "something that this program does not know".to_owned(),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use steadfast_client::api::saga::v1::{ActionKind, ActionSummary, StepSummary};
+    use steadfast_client::api::saga::v1::{ActionKind, ActionSummary, SagaVerb, StepSummary};
 
     use super::*;
 
@@ -372,6 +375,11 @@ mod tests {
         assert!(
             line(&ended, Some(&start))
                 .ends_with("● compensated by ann (no longer\u{fffd}[2J wanted)")
+        );
+        ended.verb = SagaVerb::Cancel.into();
+        assert!(
+            line(&ended, Some(&start))
+                .ends_with("● compensated; cancel by ann (no longer\u{fffd}[2J wanted)")
         );
     }
 
