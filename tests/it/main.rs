@@ -9,6 +9,7 @@ mod http;
 mod npm;
 mod refresh;
 mod registry;
+mod saga;
 mod scene;
 mod schema;
 mod watch;

@@ -68,6 +68,21 @@ impl Act for Effect {
     }
 }
 
+/// Never tells what became of it, and cannot be asked.
+struct Blind;
+
+impl Act for Blind {
+    fn run(&self, attempt: Attempt) -> BoxFuture<'static, Outcome> {
+        let outcome = match attempt.direction {
+            Direction::Forward => Outcome::Unknown {
+                message: "blind".to_owned(),
+            },
+            Direction::Backward => Outcome::Done(Value::Null),
+        };
+        std::future::ready(outcome).boxed()
+    }
+}
+
 /// A database, and engines on it.
 struct Fixture {
     options: steadfast_store::Options,
@@ -120,13 +135,19 @@ impl Fixture {
     }
 
     async fn replica(&self) -> Replica {
+        self.replica_with(Options::default()).await
+    }
+
+    /// Its lease and its looks are short, whatever the options say.
+    async fn replica_with(&self, options: Options) -> Replica {
         let store = Store::open(&self.options).await.unwrap();
         store.migrate().await.unwrap();
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let coalesce = Duration::from_millis(5);
         let wakeups = Wakeups::start(&store, ReplicaId::random(), coalesce, &stop, &tasks);
-        let actions =
-            Actions::new().with_builtin("effect", Arc::new(Effect(Arc::clone(&self.world))));
+        let actions = Actions::new()
+            .with_builtin("effect", Arc::new(Effect(Arc::clone(&self.world))))
+            .with_builtin("blind", Arc::new(Blind));
         let engine = Engine::start_engine(
             store,
             wakeups,
@@ -135,7 +156,7 @@ impl Fixture {
             Options {
                 lease_duration: Duration::from_secs(2),
                 poll_interval: Duration::from_millis(100),
-                ..Options::default()
+                ..options
             },
             &stop,
             &tasks,
@@ -520,4 +541,134 @@ async fn many_sagas_over_two_replicas_all_end_with_exact_effects() {
         ),
         (67, 67)
     );
+}
+
+/// The registered action says whether its undo can be proven by asking it, not the kind of action.
+#[tokio::test]
+async fn an_undo_that_nobody_can_be_asked_about_is_no_proof() {
+    for fixture in Fixture::both().await {
+        let replica = fixture.replica().await;
+        let uncertain = |name: &str| {
+            step(json!({
+                "name": "a",
+                "action": { "builtin": { "name": name, "input": { "do": "unknown" } } },
+                "undo": { "builtin": { "name": name } },
+                "retry": { "attempts": 1, "initial_backoff_ms": 1, "max_backoff_ms": 2 },
+                "timeouts": { "running_ms": 50 },
+            }))
+        };
+        let blind = replica.start(vec![uncertain("blind")]).await;
+        let stuck = replica.until_state(&blind, State::Stuck).await;
+        assert_eq!(stuck.saga.direction, Direction::Backward);
+        let events = replica.engine.events(&blind, 0, 100).await.unwrap();
+        assert!(
+            events.iter().all(|event| event.kind != "probed"),
+            "{events:?}"
+        );
+        let asked = replica.start(vec![uncertain("effect")]).await;
+        replica.until_state(&asked, State::Compensated).await;
+        let events = replica.engine.events(&asked, 0, 100).await.unwrap();
+        let probes = events.iter().filter(|event| event.kind == "probed");
+        assert_eq!(probes.count(), 2, "{events:?}");
+    }
+}
+
+#[tokio::test]
+async fn text_that_looks_like_a_nul_is_kept_and_a_nul_is_not() {
+    for fixture in Fixture::both().await {
+        let replica = fixture.replica().await;
+        let looks = r"a literal \u0000, and \\u0000";
+        let echo = |input: Value| {
+            step(
+                json!({ "name": "a", "action": { "builtin": { "name": "noop", "input": input } }, "undo": "none" }),
+            )
+        };
+        let mut new = start(vec![echo(
+            json!({ "text": "{{ inputs.text }}", r"\u0000": 1 }),
+        )]);
+        new.inputs = json!({ "text": looks });
+        let id = replica.engine.start(new, None).await.unwrap().0.id;
+        replica.until_state(&id, State::Completed).await;
+        let output = async |id: &str| {
+            let events = replica.engine.events(id, 0, 100).await.unwrap();
+            let done = events.into_iter().find(|event| event.kind == "step_done");
+            done.unwrap().detail["output"].clone()
+        };
+        assert_eq!(output(&id).await, json!({ "text": looks, r"\u0000": 1 }));
+        let id = replica.start(vec![echo(json!({ "text": "a\0b" }))]).await;
+        replica.until_state(&id, State::Completed).await;
+        let dropped = output(&id).await;
+        let dropped = dropped["dropped"].as_str().unwrap();
+        assert!(dropped.contains("without NUL"), "{dropped}");
+        let mut nul = start(vec![echo(json!({}))]);
+        nul.inputs = json!({ "text": "a\0b" });
+        let refused = replica.engine.start(nul, None).await;
+        assert!(
+            matches!(
+                refused,
+                Err(Error::InvalidArgument {
+                    field: "inputs_json",
+                    ..
+                })
+            ),
+            "{refused:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_replicas_are_lost_with_says_so_and_a_person_frees_it() {
+    let fixture = Fixture::postgres().await;
+    let held = Arc::new(Notify::new());
+    let hold = |fixture: &Fixture| {
+        let mut hold = fixture.world.hold.lock().unwrap();
+        hold.insert("b".to_owned(), Arc::clone(&held));
+    };
+    hold(&fixture);
+    let first = fixture.replica().await;
+    let id = loop {
+        // The executor may not have its lease yet: then the saga waits in the database.
+        let id = first.start(vec![effect("a", ""), effect("b", "")]).await;
+        let taken = first.until(&id, |view| view.saga.at == Some(1)).await;
+        if taken.owner.is_some() {
+            break id;
+        }
+    };
+    first.stop.cancel();
+    first.tasks.close();
+    first.tasks.wait().await;
+    let options = Options {
+        crashes: 0,
+        ..Options::default()
+    };
+    let second = fixture.replica_with(options).await;
+    let stuck = second.until_state(&id, State::Stuck).await;
+    assert_eq!(stuck.saga.direction, Direction::Forward);
+    let events = second.engine.events(&id, 0, 100).await.unwrap();
+    let kinds: Vec<_> = events.iter().map(|event| event.kind.as_str()).collect();
+    assert_eq!(kinds[kinds.len() - 2..], ["poisoned", "stuck"]);
+    assert!(events.iter().all(|event| event.verb.is_empty()));
+    fixture.world.hold.lock().unwrap().clear();
+    let seen = Seen {
+        control_version: stuck.saga.control_version,
+        step: 1,
+        attempt: 1,
+    };
+    second
+        .engine
+        .steer(&id, Verb::Retry(seen), "ann", "looked at it")
+        .await
+        .unwrap();
+    second.until_state(&id, State::Completed).await;
+    let events = second.engine.events(&id, 0, 100).await.unwrap();
+    let retried: Vec<_> = events
+        .iter()
+        .filter(|event| event.verb == "retry")
+        .collect();
+    assert!(
+        retried
+            .iter()
+            .all(|event| event.actor == "ann" && event.reason == "looked at it")
+    );
+    assert_eq!(retried[0].kind, "step_retried");
 }

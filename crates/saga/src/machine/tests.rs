@@ -491,6 +491,50 @@ fn verbs_that_name_what_was_seen_are_refused_when_it_has_changed() {
     assert_eq!(walk.running(), Some((1, Direction::Forward)));
 }
 
+#[test]
+fn a_saga_that_had_not_begun_waits_to_begin_again_when_it_is_resumed() {
+    let mut walk = Walk::begin(steps());
+    walk.saga = Saga::new(3);
+    walk.verb(Verb::Pause).unwrap();
+    assert!(walk.saga.has_not_begun() && walk.state() == State::Paused);
+    walk.verb(Verb::Resume).unwrap();
+    assert_eq!((walk.state(), walk.running()), (State::Pending, None));
+    assert_eq!(walk.records, [Record::Resumed]);
+    walk.event(Event::Begin);
+    assert!(!walk.saga.has_not_begun());
+    assert_eq!(walk.running(), Some((0, Direction::Forward)));
+}
+
+#[test]
+fn a_verb_that_changes_nothing_is_remembered() {
+    let mut walk = Walk::begin(steps());
+    walk.verb(Verb::Resume).unwrap();
+    assert_eq!(walk.records, [Record::Steered]);
+    walk.verb(Verb::Pause).unwrap();
+    assert_eq!(walk.records, [Record::PauseRequested]);
+}
+
+#[test]
+fn what_replicas_are_lost_with_is_taken_out_of_circulation_and_a_person_decides() {
+    let mut pending = Walk::begin(steps());
+    pending.saga = Saga::new(3);
+    let mut running = Walk::begin(steps());
+    running.done();
+    for (mut walk, at, unknown) in [(pending, 0, false), (running, 1, true)] {
+        walk.event(Event::Poisoned);
+        assert_eq!(walk.state(), State::Stuck);
+        assert_eq!(walk.records[0], Record::Poisoned);
+        assert!(matches!(walk.records[1], Record::Stuck { .. }));
+        assert_eq!(walk.saga.steps[at].uncertain_until.is_some(), unknown);
+        walk.verb(Verb::Retry(walk.seen())).unwrap();
+        assert_eq!(walk.running(), Some((at, Direction::Forward)));
+    }
+    let mut paused = Walk::begin(steps());
+    paused.verb(Verb::Pause).unwrap();
+    paused.done().event(Event::Poisoned);
+    assert_eq!((paused.state(), paused.records.len()), (State::Paused, 0));
+}
+
 /// The table in `verb.rs`, cell by cell.
 #[test]
 fn each_verb_in_each_state() {
