@@ -81,7 +81,11 @@ impl Gates {
         }
         gate.send_modify(|gate| gate.asked += 1);
         let mut opened = gate.subscribe();
-        let Ok(opened) = opened.wait_for(|gate| gate.open.is_some()).await.map(|gate| *gate) else {
+        let Ok(opened) = opened
+            .wait_for(|gate| gate.open.is_some())
+            .await
+            .map(|gate| *gate)
+        else {
             return Ok(());
         };
         let status = opened.open.unwrap_or(200);

@@ -72,8 +72,15 @@ impl Place {
         let at_gate = json!({ "http": { "method": "PUT", "url": stage.gates.url(gate) } });
         let begin = async |steps: &[Value]| stage.begin(&json!(steps).to_string()).await;
         let none = json!("none");
-        let (first, last) = (step("first", &noop(), &noop()), step("last", &noop(), &none));
-        let fails = with(step("fails", &fail_once(false), &none), "retry", json!({ "attempts": 1 }));
+        let (first, last) = (
+            step("first", &noop(), &noop()),
+            step("last", &noop(), &none),
+        );
+        let fails = with(
+            step("fails", &fail_once(false), &none),
+            "retry",
+            json!({ "attempts": 1 }),
+        );
         match self {
             Self::Pending => {
                 let key = format!("key/{gate}");
@@ -126,7 +133,11 @@ impl Place {
                 stage.until_state(&saga.id, SagaState::Compensated).await
             }
             Self::StuckForward => {
-                let stops = with(step("stops", &fail_once(false), &noop()), "on_failure", json!("stop"));
+                let stops = with(
+                    step("stops", &fail_once(false), &noop()),
+                    "on_failure",
+                    json!("stop"),
+                );
                 let saga = begin(&[first, stops, last]).await;
                 stage.until_state(&saga.id, SagaState::Stuck).await
             }
@@ -176,7 +187,10 @@ impl Place {
     async fn at_gate(self, stage: &Stage, gate: &str, id: &str) -> Saga {
         stage.gates.asked(gate).await;
         let saga = stage.get(id).await;
-        assert_eq!((saga.direction(), saga.current_step.as_str()), (self.direction(), "busy"));
+        assert_eq!(
+            (saga.direction(), saga.current_step.as_str()),
+            (self.direction(), "busy")
+        );
         saga
     }
 
@@ -189,9 +203,17 @@ impl Place {
             })
             .await;
         let steps = stage.steps(id).await;
-        let at = steps.iter().find(|step| step.definition.as_ref().is_some_and(|of| of.name == "waits"));
+        let at = steps.iter().find(|step| {
+            step.definition
+                .as_ref()
+                .is_some_and(|of| of.name == "waits")
+        });
         let at = at.expect("its step");
-        let leg = if self.direction() == Direction::Forward { &at.forward } else { &at.backward };
+        let leg = if self.direction() == Direction::Forward {
+            &at.forward
+        } else {
+            &at.backward
+        };
         let leg = leg.as_ref().expect("both directions are told");
         assert_eq!((leg.state(), leg.attempt), (StepState::Waiting, 1));
         saga

@@ -129,7 +129,9 @@ impl Stage {
             ..ListSagaEventsRequest::default()
         };
         loop {
-            let answer = self.connection.call(client.list_saga_events(request.clone()));
+            let answer = self
+                .connection
+                .call(client.list_saga_events(request.clone()));
             let answer = answer.await.expect("it is there");
             events.extend(answer.events);
             if answer.next_page_token.is_empty() {
@@ -173,16 +175,32 @@ impl Stage {
                 connection.call(client.resume_saga(request)).await?.saga
             }
             SagaVerb::Retry => {
-                let request = RetryStepRequest { id, actor, reason, seen };
+                let request = RetryStepRequest {
+                    id,
+                    actor,
+                    reason,
+                    seen,
+                };
                 connection.call(client.retry_step(request)).await?.saga
             }
             SagaVerb::Skip => {
                 let output_json = r#"{"by":"hand"}"#.to_owned();
-                let request = SkipStepRequest { id, actor, reason, seen, output_json };
+                let request = SkipStepRequest {
+                    id,
+                    actor,
+                    reason,
+                    seen,
+                    output_json,
+                };
                 connection.call(client.skip_step(request)).await?.saga
             }
             SagaVerb::Abandon => {
-                let request = AbandonSagaRequest { id, actor, reason, seen };
+                let request = AbandonSagaRequest {
+                    id,
+                    actor,
+                    reason,
+                    seen,
+                };
                 connection.call(client.abandon_saga(request)).await?.saga
             }
             SagaVerb::Unspecified => panic!("there is no such verb"),

@@ -53,135 +53,280 @@ const ALL_PAUSED_NOT_AT_STEP: &[Case] = &[
 ];
 
 const TABLE: &[Cell] = &[
-    Cell(V::Cancel, "PENDING", "→ COMPENSATED", &[
-        (P::Pending, To(S::Compensated), None),
-    ]),
-    Cell(V::Cancel, "RUNNING", "→ COMPENSATING at the next safe point; refused past the pivot", &[
-        (P::RunningBusy, To(S::Running), Some(S::Compensated)),
-        (P::RunningWaiting, To(S::Compensating), Some(S::Compensated)),
-        (P::RunningPastPivot, Refused(PAST), None),
-    ]),
-    Cell(V::Cancel, "PAUSED", "forward: → COMPENSATING, refused past the pivot; backward: nothing", &[
-        (P::PausedForward, To(S::Compensating), Some(S::Compensated)),
-        (P::PausedPastPivot, Refused(PAST), None),
-        (P::PausedBackward, Nothing, None),
-        // There is nothing to undo: it is rolled back in the same moment.
-        (P::PausedNew, To(S::Compensated), None),
-    ]),
-    Cell(V::Cancel, "COMPENSATING", "nothing", &[
-        (P::CompensatingBusy, Nothing, Some(S::Compensated)),
-        (P::CompensatingWaiting, Nothing, None),
-    ]),
+    Cell(
+        V::Cancel,
+        "PENDING",
+        "→ COMPENSATED",
+        &[(P::Pending, To(S::Compensated), None)],
+    ),
+    Cell(
+        V::Cancel,
+        "RUNNING",
+        "→ COMPENSATING at the next safe point; refused past the pivot",
+        &[
+            (P::RunningBusy, To(S::Running), Some(S::Compensated)),
+            (P::RunningWaiting, To(S::Compensating), Some(S::Compensated)),
+            (P::RunningPastPivot, Refused(PAST), None),
+        ],
+    ),
+    Cell(
+        V::Cancel,
+        "PAUSED",
+        "forward: → COMPENSATING, refused past the pivot; backward: nothing",
+        &[
+            (P::PausedForward, To(S::Compensating), Some(S::Compensated)),
+            (P::PausedPastPivot, Refused(PAST), None),
+            (P::PausedBackward, Nothing, None),
+            // There is nothing to undo: it is rolled back in the same moment.
+            (P::PausedNew, To(S::Compensated), None),
+        ],
+    ),
+    Cell(
+        V::Cancel,
+        "COMPENSATING",
+        "nothing",
+        &[
+            (P::CompensatingBusy, Nothing, Some(S::Compensated)),
+            (P::CompensatingWaiting, Nothing, None),
+        ],
+    ),
     Cell(V::Cancel, "STUCK", "refused", BOTH_STUCK),
     Cell(V::Cancel, "ended", "refused", ALL_ENDED),
-    Cell(V::Pause, "PENDING", "→ PAUSED", &[
-        (P::Pending, To(S::Paused), None),
-    ]),
-    Cell(V::Pause, "RUNNING", "→ PAUSED at the next safe point", &[
-        (P::RunningBusy, To(S::Running), Some(S::Paused)),
-        (P::RunningWaiting, To(S::Paused), None),
-    ]),
-    Cell(V::Pause, "PAUSED", "nothing", &[
-        (P::PausedForward, Nothing, None),
-        (P::PausedBackward, Nothing, None),
-        (P::PausedNew, Nothing, None),
-    ]),
-    Cell(V::Pause, "COMPENSATING", "→ PAUSED at the next safe point", &[
-        (P::CompensatingBusy, To(S::Compensating), Some(S::Paused)),
-        (P::CompensatingWaiting, To(S::Paused), None),
-    ]),
+    Cell(
+        V::Pause,
+        "PENDING",
+        "→ PAUSED",
+        &[(P::Pending, To(S::Paused), None)],
+    ),
+    Cell(
+        V::Pause,
+        "RUNNING",
+        "→ PAUSED at the next safe point",
+        &[
+            (P::RunningBusy, To(S::Running), Some(S::Paused)),
+            (P::RunningWaiting, To(S::Paused), None),
+        ],
+    ),
+    Cell(
+        V::Pause,
+        "PAUSED",
+        "nothing",
+        &[
+            (P::PausedForward, Nothing, None),
+            (P::PausedBackward, Nothing, None),
+            (P::PausedNew, Nothing, None),
+        ],
+    ),
+    Cell(
+        V::Pause,
+        "COMPENSATING",
+        "→ PAUSED at the next safe point",
+        &[
+            (P::CompensatingBusy, To(S::Compensating), Some(S::Paused)),
+            (P::CompensatingWaiting, To(S::Paused), None),
+        ],
+    ),
     Cell(V::Pause, "STUCK", "refused", BOTH_STUCK),
     Cell(V::Pause, "ended", "refused", ALL_ENDED),
-    Cell(V::Resume, "PENDING", "nothing", &[
-        (P::Pending, Nothing, None),
-    ]),
-    Cell(V::Resume, "RUNNING", "withdraws a pause", &[
-        (P::RunningBusyPauseAsked, To(S::Running), Some(S::Completed)),
-        (P::RunningBusy, Nothing, Some(S::Completed)),
-        (P::RunningWaiting, Nothing, None),
-    ]),
-    Cell(V::Resume, "PAUSED", "→ RUNNING, COMPENSATING, or PENDING if not begun", &[
-        (P::PausedForward, To(S::Running), None),
-        (P::PausedPastPivot, To(S::Running), None),
-        (P::PausedBackward, To(S::Compensating), None),
-        (P::PausedNew, To(S::Pending), None),
-    ]),
-    Cell(V::Resume, "COMPENSATING", "withdraws a pause", &[
-        (P::CompensatingBusyPauseAsked, To(S::Compensating), Some(S::Compensated)),
-        (P::CompensatingBusy, Nothing, Some(S::Compensated)),
-        (P::CompensatingWaiting, Nothing, None),
-    ]),
+    Cell(
+        V::Resume,
+        "PENDING",
+        "nothing",
+        &[(P::Pending, Nothing, None)],
+    ),
+    Cell(
+        V::Resume,
+        "RUNNING",
+        "withdraws a pause",
+        &[
+            (P::RunningBusyPauseAsked, To(S::Running), Some(S::Completed)),
+            (P::RunningBusy, Nothing, Some(S::Completed)),
+            (P::RunningWaiting, Nothing, None),
+        ],
+    ),
+    Cell(
+        V::Resume,
+        "PAUSED",
+        "→ RUNNING, COMPENSATING, or PENDING if not begun",
+        &[
+            (P::PausedForward, To(S::Running), None),
+            (P::PausedPastPivot, To(S::Running), None),
+            (P::PausedBackward, To(S::Compensating), None),
+            (P::PausedNew, To(S::Pending), None),
+        ],
+    ),
+    Cell(
+        V::Resume,
+        "COMPENSATING",
+        "withdraws a pause",
+        &[
+            (
+                P::CompensatingBusyPauseAsked,
+                To(S::Compensating),
+                Some(S::Compensated),
+            ),
+            (P::CompensatingBusy, Nothing, Some(S::Compensated)),
+            (P::CompensatingWaiting, Nothing, None),
+        ],
+    ),
     Cell(V::Resume, "STUCK", "refused", BOTH_STUCK),
     Cell(V::Resume, "ended", "refused", ALL_ENDED),
-    Cell(V::Retry, "PENDING", "refused", &[
-        (P::Pending, Refused(NOT_AT_STEP), None),
-    ]),
-    Cell(V::Retry, "RUNNING", "a waiting step runs now", &[
-        (P::RunningWaiting, To(S::Running), Some(S::Completed)),
-        (P::RunningBusy, Refused(NOT_AT_STEP), Some(S::Completed)),
-    ]),
+    Cell(
+        V::Retry,
+        "PENDING",
+        "refused",
+        &[(P::Pending, Refused(NOT_AT_STEP), None)],
+    ),
+    Cell(
+        V::Retry,
+        "RUNNING",
+        "a waiting step runs now",
+        &[
+            (P::RunningWaiting, To(S::Running), Some(S::Completed)),
+            (P::RunningBusy, Refused(NOT_AT_STEP), Some(S::Completed)),
+        ],
+    ),
     Cell(V::Retry, "PAUSED", "refused", ALL_PAUSED_NOT_AT_STEP),
-    Cell(V::Retry, "COMPENSATING", "a waiting undo runs now", &[
-        (P::CompensatingWaiting, To(S::Compensating), Some(S::Compensated)),
-        (P::CompensatingBusy, Refused(NOT_AT_STEP), Some(S::Compensated)),
-    ]),
-    Cell(V::Retry, "STUCK", "goes on: runs again", &[
-        (P::StuckForward, To(S::Running), Some(S::Completed)),
-        (P::StuckBackward, To(S::Compensating), Some(S::Compensated)),
-    ]),
+    Cell(
+        V::Retry,
+        "COMPENSATING",
+        "a waiting undo runs now",
+        &[
+            (
+                P::CompensatingWaiting,
+                To(S::Compensating),
+                Some(S::Compensated),
+            ),
+            (
+                P::CompensatingBusy,
+                Refused(NOT_AT_STEP),
+                Some(S::Compensated),
+            ),
+        ],
+    ),
+    Cell(
+        V::Retry,
+        "STUCK",
+        "goes on: runs again",
+        &[
+            (P::StuckForward, To(S::Running), Some(S::Completed)),
+            (P::StuckBackward, To(S::Compensating), Some(S::Compensated)),
+        ],
+    ),
     Cell(V::Retry, "ended", "refused", ALL_ENDED),
-    Cell(V::Skip, "PENDING", "refused", &[
-        (P::Pending, Refused(NOT_AT_STEP), None),
-    ]),
-    Cell(V::Skip, "RUNNING", "a waiting step counts as done", &[
-        (P::RunningWaiting, To(S::Running), Some(S::Completed)),
-        (P::RunningBusy, Refused(NOT_AT_STEP), Some(S::Completed)),
-    ]),
+    Cell(
+        V::Skip,
+        "PENDING",
+        "refused",
+        &[(P::Pending, Refused(NOT_AT_STEP), None)],
+    ),
+    Cell(
+        V::Skip,
+        "RUNNING",
+        "a waiting step counts as done",
+        &[
+            (P::RunningWaiting, To(S::Running), Some(S::Completed)),
+            (P::RunningBusy, Refused(NOT_AT_STEP), Some(S::Completed)),
+        ],
+    ),
     Cell(V::Skip, "PAUSED", "refused", ALL_PAUSED_NOT_AT_STEP),
-    Cell(V::Skip, "COMPENSATING", "a waiting undo counts as done", &[
-        (P::CompensatingWaiting, To(S::Compensating), Some(S::Compensated)),
-        (P::CompensatingBusy, Refused(NOT_AT_STEP), Some(S::Compensated)),
-    ]),
-    Cell(V::Skip, "STUCK", "goes on: next step", &[
-        (P::StuckForward, To(S::Running), Some(S::Completed)),
-        (P::StuckBackward, To(S::Compensating), Some(S::Compensated)),
-    ]),
+    Cell(
+        V::Skip,
+        "COMPENSATING",
+        "a waiting undo counts as done",
+        &[
+            (
+                P::CompensatingWaiting,
+                To(S::Compensating),
+                Some(S::Compensated),
+            ),
+            (
+                P::CompensatingBusy,
+                Refused(NOT_AT_STEP),
+                Some(S::Compensated),
+            ),
+        ],
+    ),
+    Cell(
+        V::Skip,
+        "STUCK",
+        "goes on: next step",
+        &[
+            (P::StuckForward, To(S::Running), Some(S::Completed)),
+            (P::StuckBackward, To(S::Compensating), Some(S::Compensated)),
+        ],
+    ),
     Cell(V::Skip, "ended", "refused", ALL_ENDED),
-    Cell(V::Abandon, "PENDING", "→ ABANDONED", &[
-        (P::Pending, To(S::Abandoned), None),
-    ]),
-    Cell(V::Abandon, "RUNNING", "→ ABANDONED", &[
-        (P::RunningBusy, To(S::Abandoned), Some(S::Abandoned)),
-        (P::RunningWaiting, To(S::Abandoned), None),
-        (P::RunningPastPivot, To(S::Abandoned), Some(S::Abandoned)),
-    ]),
-    Cell(V::Abandon, "PAUSED", "→ ABANDONED", &[
-        (P::PausedForward, To(S::Abandoned), None),
-        (P::PausedBackward, To(S::Abandoned), None),
-        (P::PausedNew, To(S::Abandoned), None),
-    ]),
-    Cell(V::Abandon, "COMPENSATING", "→ ABANDONED", &[
-        (P::CompensatingBusy, To(S::Abandoned), Some(S::Abandoned)),
-        (P::CompensatingWaiting, To(S::Abandoned), None),
-    ]),
-    Cell(V::Abandon, "STUCK", "→ ABANDONED", &[
-        (P::StuckForward, To(S::Abandoned), None),
-        (P::StuckBackward, To(S::Abandoned), None),
-    ]),
+    Cell(
+        V::Abandon,
+        "PENDING",
+        "→ ABANDONED",
+        &[(P::Pending, To(S::Abandoned), None)],
+    ),
+    Cell(
+        V::Abandon,
+        "RUNNING",
+        "→ ABANDONED",
+        &[
+            (P::RunningBusy, To(S::Abandoned), Some(S::Abandoned)),
+            (P::RunningWaiting, To(S::Abandoned), None),
+            (P::RunningPastPivot, To(S::Abandoned), Some(S::Abandoned)),
+        ],
+    ),
+    Cell(
+        V::Abandon,
+        "PAUSED",
+        "→ ABANDONED",
+        &[
+            (P::PausedForward, To(S::Abandoned), None),
+            (P::PausedBackward, To(S::Abandoned), None),
+            (P::PausedNew, To(S::Abandoned), None),
+        ],
+    ),
+    Cell(
+        V::Abandon,
+        "COMPENSATING",
+        "→ ABANDONED",
+        &[
+            (P::CompensatingBusy, To(S::Abandoned), Some(S::Abandoned)),
+            (P::CompensatingWaiting, To(S::Abandoned), None),
+        ],
+    ),
+    Cell(
+        V::Abandon,
+        "STUCK",
+        "→ ABANDONED",
+        &[
+            (P::StuckForward, To(S::Abandoned), None),
+            (P::StuckBackward, To(S::Abandoned), None),
+        ],
+    ),
     Cell(V::Abandon, "ended", "refused", ALL_ENDED),
 ];
 
 fn name(verb: V) -> String {
-    verb.as_str_name().trim_start_matches("SAGA_VERB_").to_lowercase()
+    verb.as_str_name()
+        .trim_start_matches("SAGA_VERB_")
+        .to_lowercase()
 }
 
 /// The cells of the table in the contract, by verb and column.
 fn reference() -> BTreeMap<(String, String), String> {
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/proto/steadfast/saga/v1/saga.proto");
+    let file = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/proto/steadfast/saga/v1/saga.proto"
+    );
     let contract = fs::read_to_string(file).expect("the contract");
-    let mut lines = contract.lines().filter_map(|line| line.strip_prefix("//   "));
-    let head = lines.find(|line| line.starts_with("verb ")).expect("the table");
-    let columns: Vec<_> = head.split('|').map(|column| column.trim().to_owned()).collect();
+    let mut lines = contract
+        .lines()
+        .filter_map(|line| line.strip_prefix("//   "));
+    let head = lines
+        .find(|line| line.starts_with("verb "))
+        .expect("the table");
+    let columns: Vec<_> = head
+        .split('|')
+        .map(|column| column.trim().to_owned())
+        .collect();
     let mut cells: BTreeMap<_, String> = BTreeMap::new();
     let mut verb = String::new();
     for line in lines.skip(1).take_while(|line| line.contains('|')) {
@@ -203,7 +348,9 @@ fn reference() -> BTreeMap<(String, String), String> {
 fn the_table_here_is_the_one_in_the_reference() {
     let here: BTreeMap<_, _> = TABLE
         .iter()
-        .map(|Cell(verb, column, text, _)| ((name(*verb), (*column).to_owned()), (*text).to_owned()))
+        .map(|Cell(verb, column, text, _)| {
+            ((name(*verb), (*column).to_owned()), (*text).to_owned())
+        })
         .collect();
     assert_eq!(here.len(), TABLE.len(), "a cell is there twice");
     assert_eq!(here, reference());
@@ -240,10 +387,18 @@ async fn try_verb(stage: &Stage, what: &str, verb: V, reached: &Reached, answer:
     match answer {
         Refused(expected) => {
             let error = answered.expect_err(what);
-            assert_eq!((error.code, error.reason.as_str()), (Code::FailedPrecondition, expected), "{what}");
+            assert_eq!(
+                (error.code, error.reason.as_str()),
+                (Code::FailedPrecondition, expected),
+                "{what}"
+            );
             let after = stage.get(&before.id).await;
             assert_eq!(&after, before, "{what}");
-            assert_eq!(stage.events(&before.id).await.len(), events_before, "{what}");
+            assert_eq!(
+                stage.events(&before.id).await.len(),
+                events_before,
+                "{what}"
+            );
             return;
         }
         Nothing => {
@@ -270,8 +425,14 @@ async fn try_verb(stage: &Stage, what: &str, verb: V, reached: &Reached, answer:
         .collect();
     assert!(!of_verb.is_empty(), "{what}: {events:?}");
     for event in &of_verb {
-        assert_eq!((event.actor.as_str(), event.reason.as_str()), ("ann", reason.as_str()), "{what}");
+        assert_eq!(
+            (event.actor.as_str(), event.reason.as_str()),
+            ("ann", reason.as_str()),
+            "{what}"
+        );
     }
-    let steered = of_verb.iter().any(|event| event.kind() == SagaEventKind::Steered);
+    let steered = of_verb
+        .iter()
+        .any(|event| event.kind() == SagaEventKind::Steered);
     assert_eq!(steered, matches!(answer, Nothing), "{what}: {of_verb:?}");
 }
