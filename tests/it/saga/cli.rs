@@ -95,7 +95,7 @@ async fn definitions_are_validated_stored_and_shown() {
     assert_eq!(told, json!({ "valid": true, "problems": [] }));
 
     let problems = stage.saga(6, &["validate", "wrong.json"]).await;
-    assert_tells(&problems, &["AT", "PROBLEM", "3 problems"]);
+    assert_tells(&problems, &["AT", "PROBLEM", "4 problems"]);
     for part in [
         "steps[0].action.builtin.name",
         "`noop`",
@@ -107,7 +107,7 @@ async fn definitions_are_validated_stored_and_shown() {
     let told = stage.saga_json(6, &["validate", "wrong.json"]).await;
     assert_eq!(
         (&told["valid"], told["problems"].as_array().map(Vec::len)),
-        (&json!(false), Some(3)),
+        (&json!(false), Some(4)),
         "{told}"
     );
     let refused = stage.saga(6, &["define", "wrong.json"]).await;
