@@ -247,7 +247,10 @@ async fn a_saga_is_started_watched_and_shown() {
             ],
         );
         let told = stage.saga_json(0, &["get", &id]).await;
-        assert_eq!(told["saga"]["inputs"], json!({ "name": "you" }));
+        assert_eq!(
+            (&told["saga"]["inputs"], &told["steered"]),
+            (&json!({ "name": "you" }), &Value::Null)
+        );
         assert_eq!(told["steps"][0]["output"], json!({ "text": "hello you" }));
         assert_tells(
             &stage.saga(5, &["get", "nobody"]).await,
@@ -425,6 +428,14 @@ async fn the_exit_code_tells_how_it_ended_and_verbs_change_it() {
             &["is completed"],
         );
         let told = stage.saga_json(0, &["get", &id]).await;
+        assert_eq!(
+            (&told["steered"]["verb"], &told["steered"]["actor"]),
+            (&json!("skip"), &json!("ann"))
+        );
+        assert_tells(
+            &stage.saga(0, &["get", &id]).await,
+            &["steered", "skip by ann (looked at it)"],
+        );
         assert_eq!(told["steps"][1]["output"], json!({ "by": "hand" }));
         let events = stage.saga_json(0, &["events", &id]).await;
         let skipped = events["events"]

@@ -403,7 +403,8 @@ async fn definitions_are_checked_whole_and_never_change() {
             .start_saga(inline(steps))
             .await
             .expect_err("it is refused");
-        let found = fields(&refused);
+        let mut found = fields(&refused);
+        found.sort_unstable();
         assert_eq!(
             found,
             ["steps_json[0].action.builtin.name", "steps_json[1]"],

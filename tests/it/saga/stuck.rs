@@ -57,7 +57,6 @@ async fn become_stuck(stage: &Stage, stuck_before: u64) -> (String, [std::time::
         filters: vec![Filter {
             topic: "saga".to_owned(),
             key_prefix: id.clone(),
-            ..Filter::default()
         }],
         ..WatchRequest::default()
     };

@@ -43,7 +43,7 @@ pub(super) fn list(sagas: &[Saga], more: bool) -> String {
 }
 
 /// The saga and its steps, and what can be done about it.
-pub(super) fn one(saga: &Saga, steps: &[SagaStep]) -> String {
+pub(super) fn one(saga: &Saga, steps: &[SagaStep], steered: Option<&SagaEvent>) -> String {
     let mut labels: Vec<_> = saga
         .labels
         .iter()
@@ -71,6 +71,7 @@ pub(super) fn one(saga: &Saga, steps: &[SagaStep]) -> String {
         ("reason", table::clean(&saga.outcome_reason)),
         ("step", at(saga)),
         ("control version", saga.control_version.to_string()),
+        ("steered", steered.map_or_else(String::new, last_verb)),
         ("concurrency key", table::clean(&saga.concurrency_key)),
         ("priority", number(saga.priority.into())),
         ("inputs", table::shorten(&saga.inputs_json, MESSAGE_LENGTH)),
@@ -93,6 +94,17 @@ pub(super) fn one(saga: &Saga, steps: &[SagaStep]) -> String {
     let mut parts = vec![fields, steps_table(steps)];
     parts.extend(advice(saga));
     parts.join("\n\n")
+}
+
+/// Who steered last, how, why and when.
+fn last_verb(event: &SagaEvent) -> String {
+    format!(
+        "{} by {} ({}), {}",
+        json::saga::verb(event.verb),
+        table::clean(&event.actor),
+        table::clean(&event.reason),
+        moment::relative(event.time.as_ref())
+    )
 }
 
 fn steps_table(steps: &[SagaStep]) -> String {
@@ -427,7 +439,7 @@ mod tests {
             error_code: "HTTP_500".to_owned(),
             ..SagaStep::default()
         };
-        let text = one(&saga, &[step]);
+        let text = one(&saga, &[step], None);
         for part in [
             "stuck going backward",
             "b (attempt 5)",
