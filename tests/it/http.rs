@@ -13,7 +13,7 @@ use tonic::Request;
 use crate::scene::{Engine, Scene, connection};
 
 /// Status, head and body of a GET.
-async fn get(server: &Server, path: &str) -> (u16, String, String) {
+pub(crate) async fn get(server: &Server, path: &str) -> (u16, String, String) {
     let url = server.http_url();
     let address = url.trim_start_matches("http://");
     let mut stream = TcpStream::connect(address).await.expect("it listens");

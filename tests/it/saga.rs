@@ -1,9 +1,20 @@
-//! Sagas, by the real program, whatever happens to it.
+//! Sagas, by the real program: as their users meet them, and whatever happens to it.
 
+mod cli;
+mod following;
+mod gate;
 mod judge;
+mod listing;
 mod load;
 mod many;
 mod outage;
+mod person;
+mod python;
+mod reach;
+mod service;
 mod sqlite_crash;
+mod stage;
 mod stopped;
 mod stuck;
+mod verbs;
+mod versions;

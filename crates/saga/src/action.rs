@@ -203,6 +203,20 @@ impl fmt::Debug for Actions {
     }
 }
 
+// === impl KnownActions ===
+
+impl KnownActions {
+    /// Whether the action can be asked, long after, what became of an attempt: a builtin that says so of itself. Tasks and
+    /// requests are other people's, and nobody is there to ask.
+    #[must_use]
+    pub fn can_probe(&self, action: &Action) -> bool {
+        match action {
+            Action::Builtin { name, .. } => self.builtins.get(name).copied().unwrap_or(false),
+            Action::Task { .. } | Action::Http(_) | Action::Wait(_) => false,
+        }
+    }
+}
+
 // === impl Noop ===
 
 impl Act for Noop {

@@ -7,6 +7,7 @@
 mod carry;
 mod error;
 mod executor;
+mod gauge;
 mod held;
 mod rest;
 mod stored;
@@ -34,7 +35,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 pub use error::Error;
-pub use stored::{DefinitionRef, SagaEventView, SagaFilter, SagaView, StartSaga, StoredDefinition};
+pub use stored::{
+    DefinitionRef, SagaEventView, SagaFilter, SagaView, StartSaga, StoredDefinition, has_nul,
+};
 
 use crate::{
     Actions, Definition, Event, KnownActions, Saga, SecretSource, Step, Verb, check::check,
@@ -83,6 +86,8 @@ struct Inner {
     store: Store,
     wakeups: Wakeups,
     actions: Actions,
+    /// What the machine and the checks are told of the actions.
+    known: KnownActions,
     secrets: Arc<dyn SecretSource>,
     options: Options,
     /// The executor's identity and lease while it lives. Another one after each loss.
@@ -176,6 +181,7 @@ impl Engine {
             inner: Arc::new(Inner {
                 store,
                 wakeups,
+                known: actions.known(),
                 actions,
                 secrets,
                 options,
@@ -191,6 +197,8 @@ impl Engine {
             }),
         };
         tasks.spawn(executor::run(engine.clone(), stop.clone()));
+        let gauge = gauge::run(engine.clone());
+        tasks.spawn(stop.clone().run_until_cancelled_owned(gauge));
         engine
     }
 
@@ -227,7 +235,7 @@ impl Engine {
     /// The actions that definitions are checked against.
     #[must_use]
     pub fn known_actions(&self) -> KnownActions {
-        self.inner.actions.known()
+        self.inner.known.clone()
     }
 
     /// Checks a definition whole and, unless `validate_only`, stores it. The same again is a no-op.
@@ -239,7 +247,7 @@ impl Engine {
         definition: Definition,
         validate_only: bool,
     ) -> Result<StoredDefinition, Error> {
-        let problems = check(&definition, &self.inner.actions.known());
+        let problems = check(&definition, &self.inner.known);
         if !problems.is_empty() {
             return Err(Error::DefinitionInvalid(problems));
         }
@@ -394,9 +402,11 @@ impl Engine {
         limit: u32,
     ) -> Result<Vec<SagaView>, Error> {
         let wanted = SagaListFilter {
-            state: filter.state.map(stored::state_text),
-            kind: filter.kind,
+            states: filter.states.into_iter().map(stored::state_text).collect(),
+            kinds: filter.kinds,
+            labels: filter.labels,
             definition_name: filter.definition_name,
+            definition_version: filter.definition_version.map(i64::from),
             deployment_id: filter.deployment_id,
         };
         let after = after.unwrap_or_default();
@@ -635,7 +645,7 @@ impl Engine {
                     version: 1,
                     steps: steps.clone(),
                 };
-                let problems = check(&definition, &self.inner.actions.known());
+                let problems = check(&definition, &self.inner.known);
                 if !problems.is_empty() {
                     return Err(Error::DefinitionInvalid(problems));
                 }
@@ -650,7 +660,7 @@ impl Engine {
             wake_us: None,
             state: stored::state_text(saga.state),
             machine: to_json(&saga)?,
-            records: stored::records_text(&[], &BTreeMap::new())?,
+            records: stored::records_text(&[], &BTreeMap::new(), None)?,
         };
         let life = self.life().filter(|_| self.room() > 0);
         let now = self.now();
@@ -659,7 +669,8 @@ impl Engine {
             .is_some_and(|step| self.inner.actions.has(&step.action));
         let free = match life.filter(|_| knows) {
             Some(life) => {
-                let transition = saga.apply(&steps, Event::Begin, now, rand::random())?;
+                let transition =
+                    saga.apply(&steps, &self.inner.known, Event::Begin, now, rand::random())?;
                 let disposition =
                     Disposition::of(&transition, &steps, &life.executor.to_string(), now);
                 SagaFirst {
@@ -667,7 +678,7 @@ impl Engine {
                     wake_us: disposition.wake_us,
                     state: stored::state_text(transition.saga.state),
                     machine: to_json(&transition.saga)?,
-                    records: stored::records_text(&transition.records, &BTreeMap::new())?,
+                    records: stored::records_text(&transition.records, &BTreeMap::new(), None)?,
                 }
             }
             None => SagaFirst {

@@ -20,7 +20,7 @@ pub use definition::{
 };
 pub use engine::{
     DefinitionRef, Engine, Error, Options, SagaEventView, SagaFilter, SagaView, StartSaga,
-    StoredDefinition,
+    StoredDefinition, has_nul,
 };
 pub use machine::{
     Direction, Effect, Event, Leg, Outcome, Probed, Record, Refusal, Saga, State, Transition, Verb,

@@ -25,7 +25,7 @@ pub use state::{
     Transition, Verb,
 };
 
-use crate::{Action, OnUnknown, Step};
+use crate::{KnownActions, OnUnknown, Step};
 
 /// Probes without a clear answer, after which a person is needed.
 const PROBE_TRIES: u32 = 10;
@@ -36,6 +36,7 @@ const PROBE_NEGATIVES: u32 = 2;
 /// One event being applied.
 struct Applying<'a> {
     steps: &'a [Step],
+    known: &'a KnownActions,
     saga: Saga,
     now: Timestamp,
     random: f64,
@@ -46,7 +47,8 @@ struct Applying<'a> {
 // === impl Saga ===
 
 impl Saga {
-    /// Applies an event at a time. `random`, in 0..1, is used for jitter.
+    /// Applies an event at a time. `known` says which actions can be asked what became of an attempt; `random`, in 0..1, is
+    /// used for jitter.
     ///
     /// # Errors
     /// If the event does not fit the saga's state: a verb that is not allowed there, or an outcome that came too late. The saga
@@ -54,6 +56,7 @@ impl Saga {
     pub fn apply(
         &self,
         steps: &[Step],
+        known: &KnownActions,
         event: Event,
         now: Timestamp,
         random: f64,
@@ -61,6 +64,7 @@ impl Saga {
         debug_assert_eq!(steps.len(), self.steps.len());
         let mut applying = Applying {
             steps,
+            known,
             saga: self.clone(),
             now,
             random,
@@ -98,8 +102,8 @@ impl Applying<'_> {
             (S::Running | S::Compensating, Event::Lost) => self.lost(),
             // Nothing was under way.
             (S::Pending | S::Paused | S::Stuck, Event::Lost) => Ok(()),
-            (S::Running | S::Compensating, Event::Poisoned) => self.poisoned(),
-            (S::Pending | S::Paused | S::Stuck, Event::Poisoned) => Ok(()),
+            (S::Pending | S::Running | S::Compensating, Event::Poisoned) => self.poisoned(),
+            (S::Paused | S::Stuck, Event::Poisoned) => Ok(()),
             (state, Event::Deadline) => self.deadline(state),
             (state, Event::Verb(verb)) => self.verb(state, verb),
             (
@@ -318,6 +322,7 @@ impl Applying<'_> {
             }
             self.set_leg(at, Leg::Unknown { attempt });
         }
+        self.records.push(Record::Poisoned);
         self.stuck("replicas were lost again and again with this saga in hand".to_owned());
         Ok(())
     }
@@ -417,6 +422,6 @@ impl Applying<'_> {
 
     /// Whether the step's own outcome can be asked for again, long after.
     fn can_probe(&self, at: usize) -> bool {
-        matches!(self.steps[at].action, Action::Builtin { .. })
+        self.known.can_probe(&self.steps[at].action)
     }
 }

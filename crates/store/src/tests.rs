@@ -4,3 +4,4 @@ mod faults;
 mod history;
 mod leases;
 mod publishing;
+mod sagas;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use steadfast_client::api::saga::v1::{
     ActionKind, ActionSummary, Direction, OnFailure, OnUnknown, Saga, SagaDefinition, SagaEvent,
-    SagaEventKind, SagaState, SagaStep, StepLeg, StepState, StepSummary,
+    SagaEventKind, SagaState, SagaStep, SagaVerb, StepLeg, StepState, StepSummary,
 };
 
 use super::sorted;
@@ -23,6 +23,10 @@ pub(crate) fn step_state(value: i32) -> String {
 
 pub(crate) fn event_kind(value: i32) -> String {
     enum_name!(value, SagaEventKind, "SAGA_EVENT_KIND_")
+}
+
+pub(crate) fn verb(value: i32) -> String {
+    enum_name!(value, SagaVerb, "SAGA_VERB_")
 }
 
 pub(crate) fn action_kind(value: i32) -> String {
@@ -106,6 +110,7 @@ pub(crate) fn event(event: &SagaEvent) -> Value {
         "attempt": event.attempt,
         "actor": event.actor,
         "reason": event.reason,
+        "verb": verb(event.verb),
         "detail": document(&event.detail_json),
     })
 }

@@ -97,8 +97,13 @@ pub(super) fn check_reconcile(path: &str, step: &Step, place: &Place<'_>, proble
         Action::Wait(_) => "a wait".to_owned(),
         Action::Builtin { name, .. } => {
             // One that is not known is told elsewhere.
-            let can_probe = place.known.and_then(|known| known.builtins.get(name));
-            if can_probe != Some(&false) {
+            let Some(known) = place
+                .known
+                .filter(|known| known.builtins.contains_key(name))
+            else {
+                return;
+            };
+            if known.can_probe(&step.action) {
                 return;
             }
             format!("`{name}`")

@@ -1,10 +1,12 @@
 //! Reading a document, and checking it on the way.
 //!
 //! The derived reader stops at the first error and speaks of types; authors need all of them, by path. So the document is compared
-//! with a table first. Whatever passes is then read in the derived way, step by step, so that one bad step does not hide what is
-//! wrong with the next. What has a default and yet has to be stated can only be seen here.
+//! with a table first. Whatever passes is then read in the derived way, step by step and without the members that did not pass, so
+//! that neither a bad step nor a bad member hides what is wrong with the next. What has a default and yet has to be stated can only be seen here.
 
-use serde_json::Value;
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
 
 use super::{
     Outline, Problem, Problems, action, check_head, check_steps,
@@ -113,7 +115,7 @@ fn from_toml(value: toml::Value) -> Value {
     }
 }
 
-/// Reads and checks every step whose shape is right; returns them if that is all of them.
+/// Reads and checks every step, and returns them; those with problems in what can be read of them.
 fn steps_of(
     steps: Option<&Value>,
     known: Option<&KnownActions>,
@@ -123,13 +125,10 @@ fn steps_of(
     let mut read = Vec::with_capacity(documents.len());
     for (index, document) in documents.iter().enumerate() {
         let path = format!("steps[{index}]");
-        let has_problem = problems.found.iter().any(|problem| {
-            let rest = problem.path.strip_prefix(&path);
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-        });
+        let wrong = wrong_members(&path, problems);
         check_stated(&path, document, problems);
-        let step = if has_problem {
-            None
+        let step = if !wrong.is_empty() {
+            without(document, &wrong)
         } else {
             match serde_json::from_value::<Step>(document.clone()) {
                 Ok(step) => Some(step),
@@ -151,6 +150,39 @@ fn steps_of(
         .collect();
     check_steps(&outlines, known, problems);
     read.into_iter().collect()
+}
+
+/// The members of a step that are not what they must be; the empty name for the step as a whole.
+fn wrong_members(path: &str, problems: &Problems) -> BTreeSet<String> {
+    let of_step = problems.found.iter().filter_map(|problem| {
+        let rest = problem.path.strip_prefix(path)?;
+        (rest.is_empty() || rest.starts_with('.')).then(|| rest.trim_start_matches('.'))
+    });
+    of_step
+        .map(|rest| rest.split(['.', '[']).next().unwrap_or(rest).to_owned())
+        .collect()
+}
+
+/// What can be read of a step if its wrong members are left out, so that they do not hide what is wrong with the others. What
+/// has to be there is replaced by something that has no problems of its own, nor makes any together with the rest.
+fn without(document: &Value, wrong: &BTreeSet<String>) -> Option<Step> {
+    let mut members = document.as_object()?.clone();
+    members.retain(|name, _| !wrong.contains(name));
+    for (name, stand_in, meaningless) in [
+        ("name", json!("unnamed"), None),
+        (
+            "action",
+            json!({ "wait": { "duration_ms": 1 } }),
+            Some("on_unknown"),
+        ),
+        ("undo", json!("none"), Some("undo_blocks_late")),
+    ] {
+        if wrong.contains(name) {
+            members.insert(name.to_owned(), stand_in);
+            meaningless.and_then(|name| members.remove(name));
+        }
+    }
+    serde_json::from_value(Value::Object(members)).ok()
 }
 
 /// What has a default, and yet has to be decided by the author.

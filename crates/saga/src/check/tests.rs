@@ -295,3 +295,34 @@ fn an_undo_sees_its_own_output_and_earlier_ones() {
         json!({ "builtin": { "name": "noop", "input": "{{ steps.droplet.output }}{{ output }}" } });
     assert_eq!(problems(&with(&[("/steps/2/undo", earlier)])), []);
 }
+
+#[test]
+fn a_wrong_member_does_not_hide_what_is_wrong_with_the_others() {
+    let changes = [
+        ("-/steps/0/undo", Value::Null),
+        ("/steps/0/undo_blocks_late", json!(true)),
+        ("/steps/0/extra", json!(1)),
+        ("/steps/0/action/http/url", json!("{{ steps.site.output }}")),
+        ("/steps/1/action", json!({ "tusk": {} })),
+        ("/steps/1/on_unknown", json!("reconcile")),
+        ("/steps/1/retry", json!({ "attempts": 0 })),
+        ("/steps/2/name", json!(7)),
+        ("/steps/2/action/builtin/name", json!("nop")),
+    ];
+    let found = problems(&with(&changes));
+    let mut paths: Vec<_> = found.iter().map(|problem| problem.path.as_str()).collect();
+    paths.sort_unstable();
+    assert_eq!(
+        paths,
+        [
+            "steps[0].action.http.url",
+            "steps[0].extra",
+            "steps[0].undo",
+            "steps[1].action.tusk",
+            "steps[1].retry.attempts",
+            "steps[2].action.builtin.name",
+            "steps[2].name",
+        ],
+        "{found:?}"
+    );
+}

@@ -386,9 +386,13 @@ impl Engine {
                 };
             }
             let now = self.now();
-            let applied = hand
-                .saga
-                .apply(&hand.steps, event.clone(), now, rand::random());
+            let applied = hand.saga.apply(
+                &hand.steps,
+                &self.inner.known,
+                event.clone(),
+                now,
+                rand::random(),
+            );
             let transition = match applied {
                 Ok(transition) => transition,
                 Err(refusal) => {
@@ -482,7 +486,7 @@ impl Engine {
             wake_us: disposition.wake_us,
             state: stored::state_text(transition.saga.state),
             machine: super::to_json(&transition.saga)?,
-            records: stored::records_text(&transition.records, &outputs)?,
+            records: stored::records_text(&transition.records, &outputs, None)?,
             ended: transition.saga.state.has_ended(),
             release: disposition.release,
             progress: is_progress(&transition.records),
@@ -502,7 +506,12 @@ impl Engine {
         let hand = InHand::read(row, steps)?;
         let now = self.now();
         let deadline_done = event == Event::Deadline;
-        let mut transition = hand.saga.apply(steps, event, now, rand::random())?;
+        let verb = match &event {
+            Event::Verb(verb) => Some(verb.name()),
+            _ => None,
+        };
+        let known = &self.inner.known;
+        let mut transition = hand.saga.apply(steps, known, event, now, rand::random())?;
         self.stop_timer(steps, &mut transition, now)?;
         let executor = self.life().map(|life| life.executor.to_string());
         let mut disposition = match &executor {
@@ -520,6 +529,7 @@ impl Engine {
         if transition.saga.state == State::Pending {
             disposition.wake_us = row.wake_us;
         }
+        let begin = hand.saga.state == State::Paused && transition.saga.state == State::Pending;
         if transition.saga.state == State::Abandoned
             && let Some(until) = last_deadline(&hand.saga).filter(|until| *until > now)
         {
@@ -534,9 +544,10 @@ impl Engine {
             wake_us: disposition.wake_us,
             state: stored::state_text(transition.saga.state),
             machine: super::to_json(&transition.saga)?,
-            records: stored::records_text(&transition.records, &outputs)?,
+            records: stored::records_text(&transition.records, &outputs, verb)?,
             ended: transition.saga.state.has_ended(),
             release: disposition.release,
+            begin,
             deadline_done,
             crashes: 0,
             actor: actor.to_owned(),
@@ -571,6 +582,7 @@ impl Engine {
         };
         let next = saga.apply(
             steps,
+            &self.inner.known,
             Event::Ended { attempt, outcome },
             now,
             rand::random(),
@@ -654,13 +666,13 @@ fn bounded(outcome: Outcome) -> Outcome {
     let Outcome::Done(output) = outcome else {
         return outcome;
     };
-    let text = output.to_string();
-    let fits = text.len() <= DOCUMENT_BYTES && !text.contains("\\u0000");
+    let bytes = output.to_string().len();
+    let fits = bytes <= DOCUMENT_BYTES && !stored::has_nul(&output);
     Outcome::Done(if fits {
         output
     } else {
         serde_json::json!({
-            "dropped": format!("the output has {} bytes; at most {DOCUMENT_BYTES}, without NUL, are kept", text.len())
+            "dropped": format!("the output has {bytes} bytes; at most {DOCUMENT_BYTES}, without NUL, are kept")
         })
     })
 }

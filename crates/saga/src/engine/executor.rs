@@ -28,6 +28,8 @@ const BATCH: i64 = 256;
 const OVERDUE: i64 = 100;
 /// The shortest pause between two looks, however many wake-ups there are.
 const BREATH: Duration = Duration::from_millis(5);
+/// How long the lease of an executor that is gone stays in the database after it has run out.
+const LEASES_KEPT: Duration = Duration::from_secs(3_600);
 /// How often ended sagas are forgotten.
 const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -153,7 +155,6 @@ async fn look(engine: &Engine, life: &Life, swept: &mut Swept) -> Result<Duratio
     if swept.at.is_none_or(|at| at.elapsed() >= poll) {
         take_over(engine, life).await?;
         overdue(engine).await?;
-        count(engine).await?;
         swept.at = Some(Instant::now());
     }
     let pause = engine.inner.options.lease_duration / 2;
@@ -323,19 +324,7 @@ async fn overdue(engine: &Engine) -> Result<(), Error> {
     Ok(())
 }
 
-async fn count(engine: &Engine) -> Result<(), Error> {
-    let counts = engine.inner.store.saga_counts().await?;
-    for state in ["pending", "running", "paused", "compensating", "stuck"] {
-        let count = counts
-            .iter()
-            .find(|(name, _)| name == state)
-            .map_or(0, |(_, count)| *count);
-        metrics::gauge!(metric::SAGAS, "state" => state).set(count as f64);
-    }
-    Ok(())
-}
-
-/// Forgets ended sagas; one replica does it for all.
+/// Forgets ended sagas and leases of lost executors; one replica does it for all.
 async fn retention(engine: &Engine, executor: ReplicaId) {
     loop {
         tokio::time::sleep(RETENTION_INTERVAL).await;
@@ -365,6 +354,9 @@ async fn forget(engine: &Engine, executor: ReplicaId) -> Result<(), StoreError> 
             store.renew_lease(&lease).await?;
         }
     }
+    while store.prune_saga_leases(LEASE_PREFIX, LEASES_KEPT).await? > 0 {
+        store.renew_lease(&lease).await?;
+    }
     store.release_lease(&lease).await
 }
 
@@ -384,6 +376,7 @@ impl Engine {
                     records: "{\"records\":[]}".to_owned(),
                     ended,
                     release: ended,
+                    begin: false,
                     deadline_done: false,
                     crashes: row.crashes,
                     actor: String::new(),

@@ -68,12 +68,16 @@ pub struct StartSaga {
 /// Which sagas to list.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct SagaFilter {
-    /// Only those in this state.
-    pub state: Option<State>,
-    /// Only those of this kind.
-    pub kind: Option<String>,
+    /// Only those in one of these states; in any if there is none.
+    pub states: Vec<State>,
+    /// Only those of one of these kinds; of any if there is none.
+    pub kinds: Vec<String>,
+    /// Only those that have all of these.
+    pub labels: BTreeMap<String, String>,
     /// Only those of this definition.
     pub definition_name: Option<String>,
+    /// Only those of this version of it.
+    pub definition_version: Option<i32>,
     /// Only those about this.
     pub deployment_id: Option<String>,
 }
@@ -142,6 +146,8 @@ pub struct SagaEventView {
     pub actor: String,
     /// Why, in the actor's words.
     pub reason: String,
+    /// What the actor did, for example `cancel`; empty for the engine.
+    pub verb: String,
     /// Everything else.
     pub detail: Value,
 }
@@ -151,6 +157,8 @@ struct Records {
     records: Vec<Value>,
     #[serde(default)]
     outputs: BTreeMap<usize, Value>,
+    #[serde(default)]
+    verb: String,
 }
 
 // === impl StoredDefinition ===
@@ -220,7 +228,7 @@ impl StartSaga {
                     format!("{} bytes; at most {DOCUMENT_BYTES}", text.len()),
                 );
             }
-            if text.contains("\\u0000") {
+            if has_nul(value) {
                 return invalid(field, "NUL characters are not accepted".to_owned());
             }
         }
@@ -319,9 +327,6 @@ impl SagaEventView {
         let mut all = records.records;
         if row.version == 1 {
             all.insert(0, json!({ "type": "created" }));
-        } else if all.is_empty() && !row.actor.is_empty() {
-            // Who steered and why is kept, also where it changed nothing.
-            all.push(json!({ "type": "steered" }));
         }
         Ok((first..)
             .zip(all)
@@ -360,6 +365,7 @@ impl SagaEventView {
                     attempt: u32::try_from(attempt).unwrap_or(u32::MAX),
                     actor: row.actor.clone(),
                     reason: row.reason.clone(),
+                    verb: records.verb.clone(),
                     detail,
                 }
             })
@@ -386,17 +392,33 @@ pub(super) fn state_text(state: State) -> String {
     .to_owned()
 }
 
-/// What is remembered of a transition, with the outputs that it brought.
+/// What is remembered of a transition, with the outputs that it brought, and the verb that caused it.
 pub(super) fn records_text(
     records: &[Record],
     outputs: &BTreeMap<usize, Value>,
+    verb: Option<&str>,
 ) -> Result<String, Error> {
-    let value = if outputs.is_empty() {
-        json!({ "records": records })
-    } else {
-        json!({ "records": records, "outputs": outputs })
-    };
+    let mut value = json!({ "records": records });
+    if !outputs.is_empty() {
+        value["outputs"] = json!(outputs);
+    }
+    if let Some(verb) = verb {
+        value["verb"] = json!(verb);
+    }
     Ok(value.to_string())
+}
+
+/// Whether a text or a name in it has a NUL character, which not every database keeps.
+#[must_use]
+pub fn has_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(items) => items.iter().any(has_nul),
+        Value::Object(members) => members
+            .iter()
+            .any(|(name, value)| name.contains('\0') || has_nul(value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
 }
 
 /// Puts the outputs that were recorded back into a saga.

@@ -6,7 +6,7 @@ use serde_json::json;
 use steadfast_types::Timestamp;
 
 use super::{Direction, Effect, Event, Leg, Outcome, Probed, Saga, State, Verb, state::Seen};
-use crate::{Action, OnFailure, OnUnknown, Retry, Step, Timeouts, Undo};
+use crate::{Action, KnownActions, OnFailure, OnUnknown, Retry, Step, Timeouts, Undo};
 
 /// Choices drawn in advance; when they run out, everything goes well.
 struct Chance(std::vec::IntoIter<u8>);
@@ -36,7 +36,7 @@ struct World {
 fn step(kind: u8, index: usize) -> Step {
     let action = if kind & 1 == 0 {
         Action::Builtin {
-            name: "x".to_owned(),
+            name: if kind & 128 == 0 { "x" } else { "blind" }.to_owned(),
             input: json!(null),
         }
     } else {
@@ -158,6 +158,10 @@ fn play(steps: &[Step], choices: Vec<u8>) -> (Saga, World, Vec<String>) {
     let mut now = Timestamp(0);
     let mut trace = Vec::new();
     let mut next = Some(Event::Begin);
+    let known = KnownActions {
+        builtins: [("x".to_owned(), true), ("blind".to_owned(), false)].into(),
+        ..KnownActions::default()
+    };
     for _ in 0..400 {
         let event = match next.take() {
             Some(event) => event,
@@ -183,7 +187,7 @@ fn play(steps: &[Step], choices: Vec<u8>) -> (Saga, World, Vec<String>) {
         let skipped = matches!(event, Event::Verb(Verb::Skip { .. }));
         let was_at = saga.at;
         let before = saga.clone();
-        let Ok(transition) = saga.apply(steps, event, now, 0.5) else {
+        let Ok(transition) = saga.apply(steps, &known, event, now, 0.5) else {
             assert_eq!(saga, before);
             // Whatever was refused, time goes on.
             now = Timestamp(now.0 + 30_000);

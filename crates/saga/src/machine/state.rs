@@ -307,6 +307,10 @@ pub enum Record {
     PauseRequested,
     Paused,
     Resumed,
+    /// Taken out of circulation: [`Event::Poisoned`].
+    Poisoned,
+    /// A verb that left everything as it was.
+    Steered,
     Stuck {
         reason: String,
     },
@@ -370,6 +374,18 @@ impl Saga {
             transitions: 0,
         }
     }
+
+    /// Whether no step of it was ever taken up: it is, or was when it was paused, [`State::Pending`].
+    #[must_use]
+    pub fn has_not_begun(&self) -> bool {
+        !self.state.has_ended()
+            && self.direction == Direction::Forward
+            && self.at == Some(0)
+            && self
+                .steps
+                .first()
+                .is_some_and(|step| step.forward == Leg::Idle)
+    }
 }
 
 // === impl State ===
@@ -385,6 +401,23 @@ impl State {
     #[must_use]
     pub const fn rests(self) -> bool {
         self.has_ended() || matches!(self, Self::Stuck | Self::Paused)
+    }
+}
+
+// === impl Verb ===
+
+impl Verb {
+    /// As it is recorded.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Cancel => "cancel",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Retry(_) => "retry",
+            Self::Skip { .. } => "skip",
+            Self::Abandon(_) => "abandon",
+        }
     }
 }
 

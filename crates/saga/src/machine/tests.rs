@@ -6,9 +6,18 @@ use steadfast_types::Timestamp;
 use super::{
     Direction, Effect, Event, Leg, Outcome, Probed, Record, Refusal, Saga, State, Verb, state::Seen,
 };
-use crate::{Action, OnFailure, OnUnknown, Retry, Step, Timeouts, Undo};
+use crate::{Action, KnownActions, OnFailure, OnUnknown, Retry, Step, Timeouts, Undo};
 
 const NOW: Timestamp = Timestamp(1_000_000);
+
+/// Every builtin of these tests can be asked, but for `blind`.
+fn known() -> KnownActions {
+    let names = ["a", "b", "c", "undo", "blind"];
+    KnownActions {
+        builtins: names.map(|name| (name.to_owned(), name != "blind")).into(),
+        ..KnownActions::default()
+    }
+}
 
 fn builtin(name: &str) -> Action {
     Action::Builtin {
@@ -71,7 +80,9 @@ impl Walk {
     }
 
     fn try_event(&mut self, event: Event) -> Result<(), Refusal> {
-        let transition = self.saga.apply(&self.steps, event, self.now, 0.0)?;
+        let transition = self
+            .saga
+            .apply(&self.steps, &known(), event, self.now, 0.0)?;
         self.saga = transition.saga;
         self.effects = transition.effects;
         self.records = transition.records;
@@ -302,6 +313,14 @@ fn the_undo_of_an_uncertain_step_counts_only_if_it_is_proven() {
         (unproven.state(), unproven.saga.direction),
         (State::Stuck, Direction::Backward)
     );
+    // A builtin that cannot be asked proves no more than a stranger.
+    let blind = rolled_back(steps(), false, builtin("blind"));
+    assert_eq!(blind.state(), State::Stuck);
+    assert!(
+        blind.saga.reason.contains("no proof"),
+        "{}",
+        blind.saga.reason
+    );
     let mut probed = rolled_back(steps(), false, builtin("b"));
     assert_eq!(probed.state(), State::Compensating);
     probed.due();
@@ -470,6 +489,50 @@ fn verbs_that_name_what_was_seen_are_refused_when_it_has_changed() {
     .unwrap();
     assert_eq!(walk.saga.steps[0].output, Some(output));
     assert_eq!(walk.running(), Some((1, Direction::Forward)));
+}
+
+#[test]
+fn a_saga_that_had_not_begun_waits_to_begin_again_when_it_is_resumed() {
+    let mut walk = Walk::begin(steps());
+    walk.saga = Saga::new(3);
+    walk.verb(Verb::Pause).unwrap();
+    assert!(walk.saga.has_not_begun() && walk.state() == State::Paused);
+    walk.verb(Verb::Resume).unwrap();
+    assert_eq!((walk.state(), walk.running()), (State::Pending, None));
+    assert_eq!(walk.records, [Record::Resumed]);
+    walk.event(Event::Begin);
+    assert!(!walk.saga.has_not_begun());
+    assert_eq!(walk.running(), Some((0, Direction::Forward)));
+}
+
+#[test]
+fn a_verb_that_changes_nothing_is_remembered() {
+    let mut walk = Walk::begin(steps());
+    walk.verb(Verb::Resume).unwrap();
+    assert_eq!(walk.records, [Record::Steered]);
+    walk.verb(Verb::Pause).unwrap();
+    assert_eq!(walk.records, [Record::PauseRequested]);
+}
+
+#[test]
+fn what_replicas_are_lost_with_is_taken_out_of_circulation_and_a_person_decides() {
+    let mut pending = Walk::begin(steps());
+    pending.saga = Saga::new(3);
+    let mut running = Walk::begin(steps());
+    running.done();
+    for (mut walk, at, unknown) in [(pending, 0, false), (running, 1, true)] {
+        walk.event(Event::Poisoned);
+        assert_eq!(walk.state(), State::Stuck);
+        assert_eq!(walk.records[0], Record::Poisoned);
+        assert!(matches!(walk.records[1], Record::Stuck { .. }));
+        assert_eq!(walk.saga.steps[at].uncertain_until.is_some(), unknown);
+        walk.verb(Verb::Retry(walk.seen())).unwrap();
+        assert_eq!(walk.running(), Some((at, Direction::Forward)));
+    }
+    let mut paused = Walk::begin(steps());
+    paused.verb(Verb::Pause).unwrap();
+    paused.done().event(Event::Poisoned);
+    assert_eq!((paused.state(), paused.records.len()), (State::Paused, 0));
 }
 
 /// The table in `verb.rs`, cell by cell.

@@ -4,7 +4,7 @@
 //! |---|---|---|---|---|---|---|
 //! | cancel | → COMPENSATED | at the next safe point; refused past the pivot | forward: → COMPENSATING; backward: nothing | nothing | refused | refused |
 //! | pause | → PAUSED | at the next safe point | nothing | at the next safe point | refused | refused |
-//! | resume | nothing | withdraws a pause | goes on | withdraws a pause | refused | refused |
+//! | resume | nothing | withdraws a pause | goes on, or waits to begin | withdraws a pause | refused | refused |
 //! | retry | refused | a waiting step runs now | refused | a waiting undo runs now | goes on | refused |
 //! | skip | refused | a waiting step counts as done | refused | a waiting undo counts as done | goes on | refused |
 //! | abandon | → ABANDONED | → ABANDONED | → ABANDONED | → ABANDONED | → ABANDONED | refused |
@@ -36,6 +36,9 @@ impl Applying<'_> {
                 "abandoned".clone_into(&mut self.saga.reason);
                 self.end(State::Abandoned);
             }
+        }
+        if self.records.is_empty() {
+            self.records.push(Record::Steered);
         }
         self.saga.control_version += 1;
         Ok(())
@@ -128,6 +131,11 @@ impl Applying<'_> {
         match state {
             State::Paused => {
                 self.records.push(Record::Resumed);
+                if self.saga.has_not_begun() {
+                    // Whether it may begin is for its concurrency key, and for a replica with room, to say.
+                    self.saga.state = State::Pending;
+                    return Ok(());
+                }
                 self.saga.state = match self.saga.direction {
                     Direction::Forward => State::Running,
                     Direction::Backward => State::Compensating,

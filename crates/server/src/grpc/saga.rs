@@ -29,10 +29,8 @@ use request::Filter;
 const MAX_BATCH: usize = 100;
 /// A page ends early once it holds this many encoded bytes: far below the default limit on messages, 4 MiB.
 const PAGE_BYTES: usize = 1 << 20;
-/// Rows asked for when a page of a filtered list is put together, and how often.
-const SCAN_ROWS: u32 = 200;
-/// See [`SCAN_ROWS`]. A page that has not been filled by then ends early.
-const SCAN_ROUNDS: usize = 10;
+/// Sagas read at a time: with their documents, which a list leaves out, they are up to 128 KiB each.
+const LIST_ROWS: u32 = 101;
 /// Events read at a time where all of them are wanted.
 const EVENT_ROWS: u32 = 500;
 
@@ -106,11 +104,13 @@ impl SagaEdge {
         limit: u32,
     ) -> Result<(Vec<api::Saga>, Option<String>), Status> {
         let mut page = Page::new(limit);
-        for _ in 0..SCAN_ROUNDS {
-            let rows = if filter.is_whole() { limit } else { SCAN_ROWS };
+        loop {
+            // One more than the page takes tells whether another page follows.
+            let missing = limit as usize - page.items.len() + 1;
+            let rows = u32::try_from(missing).unwrap_or(LIST_ROWS).min(LIST_ROWS);
             let found = self
                 .engine
-                .list(filter.pushed_down(), after.clone(), rows)
+                .list(filter.wanted(), after.clone(), rows)
                 .await
                 .map_err(refused)?;
             let last = found.len() < rows as usize;
@@ -119,18 +119,12 @@ impl SagaEdge {
                     return Ok((page.items, after));
                 }
                 after = Some(view.id.clone());
-                if filter.keeps(&view) {
-                    page.push(message::summary(&view));
-                }
+                page.push(message::summary(&view));
             }
             if last {
                 return Ok((page.items, None));
             }
-            if page.is_full() {
-                break;
-            }
         }
-        Ok((page.items, after))
     }
 
     /// What each step returned, as its last event says.

@@ -94,6 +94,14 @@ statements! {
         postgres { "DELETE FROM saga WHERE id IN (SELECT json_array_elements_text($1::json))" }
         sqlite { "DELETE FROM saga WHERE id IN (SELECT value FROM json_each($1))" }
     ];
+    /// Forgets leases of executors that are gone and whose sagas others have taken over. Nobody takes such a lease again: an
+    /// executor's name is its own, and what it still sends is refused without the row as it is with another's.
+    PRUNE_LEASES = "saga_prune_leases" => [
+        "DELETE FROM lease WHERE name IN (SELECT l.name FROM lease l \
+         WHERE substr(l.name, 1, length(CAST($1 AS TEXT))) = $1 AND l.expires_us <= " now " - $2 \
+         AND NOT EXISTS (SELECT 1 FROM saga s WHERE s.owner = substr(l.name, length(CAST($1 AS TEXT)) + 1)) LIMIT $3) \
+         AND expires_us <= " now " - $2"
+    ];
     /// Forgets plans that nobody was started with.
     PRUNE_PLANS = "saga_prune_plans" => [
         "DELETE FROM saga_plan WHERE hash IN (SELECT p.hash FROM saga_plan p WHERE NOT EXISTS \
@@ -271,6 +279,27 @@ impl Store {
         let pruned = tx.statement(&PRUNE).bind(&ids).execute().await?;
         tx.commit().await?;
         Ok(pruned)
+    }
+}
+
+impl Store {
+    /// Forgets leases, `prefix` and an executor's id, that ran out longer ago than `age` and whose executor has no saga in hand, a
+    /// batch at a time. Returns how many. An executor that was only asleep has lost its life then, as if it had been taken over.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn prune_saga_leases(
+        &self,
+        prefix: &str,
+        age: std::time::Duration,
+    ) -> Result<u64, Error> {
+        self.db()
+            .write(&PRUNE_LEASES)
+            .bind(prefix)
+            .bind(micros(age))
+            .bind(PRUNE_ROWS)
+            .execute()
+            .await
     }
 }
 

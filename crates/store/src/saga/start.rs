@@ -338,8 +338,7 @@ async fn start_in(tx: &mut Tx, new: &NewSaga) -> Result<(StartedSaga, bool), Err
     let mut waits = false;
     let mut first = first;
     if let Some(key) = &row.concurrency_key {
-        let holder: Holder = tx.statement(&KEY).bind(key).bind(&row.id).one().await?;
-        waits = holder.holder != row.id;
+        waits = !take_key(tx, key, &row.id).await?;
         if !waits {
             first = &new.free;
             tx.statement(&SETTLE)
@@ -364,4 +363,10 @@ async fn start_in(tx: &mut Tx, new: &NewSaga) -> Result<(StartedSaga, bool), Err
         waits,
     };
     Ok((started, true))
+}
+
+/// Takes a concurrency key for a saga if it is free, and says whether the saga holds it now.
+pub(super) async fn take_key(tx: &mut Tx, key: &str, id: &str) -> Result<bool, Error> {
+    let holder: Holder = tx.statement(&KEY).bind(key).bind(id).one().await?;
+    Ok(holder.holder == id)
 }

@@ -6,6 +6,7 @@ use super::{
     SAGA_TOPIC,
     claim::{forget_deadline, release_keys},
     row::SagaRow,
+    start::take_key,
     transition::etag,
 };
 use crate::{Change, Error, Op, Store, engine::statements, log};
@@ -42,6 +43,8 @@ pub struct SteerWrite {
     pub ended: bool,
     /// Its concurrency key goes to the next.
     pub release: bool,
+    /// It may begin: at once if its concurrency key is free or its own already, else when it is handed the key.
+    pub begin: bool,
     /// Its deadline was dealt with.
     pub deadline_done: bool,
     /// Replicas lost with it in hand.
@@ -86,13 +89,22 @@ impl Store {
                 return Ok(Steered::Refused(refusal));
             }
         };
+        let mut wake_us = write.wake_us;
+        if write.begin {
+            // Who releases the key now sees this saga wait, or has dropped the key before.
+            let free = match &row.concurrency_key {
+                Some(key) => take_key(&mut tx, key, id).await?,
+                None => true,
+            };
+            wake_us = free.then_some(0);
+        }
         tx.statement(&MOVE)
             .bind(id)
             .bind(&write.state)
             .bind(&write.machine)
             .bind(Uuid::now_v7().to_string())
             .bind(&write.owner)
-            .bind(write.wake_us)
+            .bind(wake_us)
             .bind(write.crashes)
             .bind(write.ended)
             .execute()

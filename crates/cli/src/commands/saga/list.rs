@@ -6,7 +6,7 @@ use steadfast_client::{
     Connection,
     api::saga::v1::{
         GetSagaRequest, ListSagaEventsRequest, ListSagaStepsRequest, ListSagasRequest, Saga,
-        SagaEvent, SagaState, SagaStep,
+        SagaEvent, SagaState, SagaStep, SagaVerb,
     },
 };
 
@@ -19,6 +19,8 @@ use crate::{
 
 /// Sagas, or events, of one answer at most, which the contract tells.
 const PAGE_SIZE: u32 = 1_000;
+/// Events of one saga at most, which are far fewer.
+const EVENTS: usize = 10_000;
 
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
@@ -119,11 +121,21 @@ pub(super) async fn get(args: GetArgs, session: &Session) -> Result<Exit, Failur
     let answer = connection.call(client.get_saga(request)).await?;
     let saga = answer.saga.unwrap_or_default();
     let steps = steps(&connection, &id).await?;
+    // Whoever looks at a saga wants to know whether somebody has decided about it already.
+    let steered = match saga.control_version {
+        0 => None,
+        _ => {
+            let events = read_events(&connection, &id, 0, EVENTS).await?;
+            let by_verb = |event: &SagaEvent| event.verb() != SagaVerb::Unspecified;
+            events.into_iter().rfind(by_verb)
+        }
+    };
     session.output.print(
-        || report::one(&saga, &steps),
+        || report::one(&saga, &steps, steered.as_ref()),
         || {
             let steps: Vec<_> = steps.iter().map(json::saga::step).collect();
-            json!({ "saga": json::saga::saga(&saga), "steps": steps })
+            let steered = steered.as_ref().map(json::saga::event);
+            json!({ "saga": json::saga::saga(&saga), "steps": steps, "steered": steered })
         },
     )?;
     Ok(Exit::Success)
@@ -150,25 +162,8 @@ async fn steps(connection: &Connection, id: &str) -> Result<Vec<SagaStep>, Failu
 
 pub(super) async fn events(args: EventsArgs, session: &Session) -> Result<Exit, Failure> {
     let connection = session.connect().await?;
-    let mut client = connection.sagas();
     let limit = args.limit as usize;
-    let mut events: Vec<SagaEvent> = Vec::new();
-    let mut page_token = String::new();
-    loop {
-        let missing = u32::try_from(limit - events.len()).unwrap_or(PAGE_SIZE);
-        let request = ListSagaEventsRequest {
-            id: args.saga.id.clone(),
-            after_seq: args.after,
-            page_size: missing.min(PAGE_SIZE).cast_signed(),
-            page_token,
-        };
-        let mut answer = connection.call(client.list_saga_events(request)).await?;
-        events.append(&mut answer.events);
-        page_token = answer.next_page_token;
-        if page_token.is_empty() || events.len() >= limit {
-            break;
-        }
-    }
+    let events = read_events(&connection, &args.saga.id, args.after, limit).await?;
     session.output.print(
         || report::events(&events),
         || {
@@ -177,6 +172,33 @@ pub(super) async fn events(args: EventsArgs, session: &Session) -> Result<Exit, 
         },
     )?;
     Ok(Exit::Success)
+}
+
+/// Events after a number, as many as there are up to a limit.
+async fn read_events(
+    connection: &Connection,
+    id: &str,
+    after: i64,
+    limit: usize,
+) -> Result<Vec<SagaEvent>, Failure> {
+    let mut client = connection.sagas();
+    let mut events: Vec<SagaEvent> = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let missing = u32::try_from(limit - events.len()).unwrap_or(PAGE_SIZE);
+        let request = ListSagaEventsRequest {
+            id: id.to_owned(),
+            after_seq: after,
+            page_size: missing.min(PAGE_SIZE).cast_signed(),
+            page_token,
+        };
+        let mut answer = connection.call(client.list_saga_events(request)).await?;
+        events.append(&mut answer.events);
+        page_token = answer.next_page_token;
+        if page_token.is_empty() || events.len() >= limit {
+            return Ok(events);
+        }
+    }
 }
 
 impl From<StateArg> for SagaState {

@@ -43,7 +43,7 @@ pub(super) fn list(sagas: &[Saga], more: bool) -> String {
 }
 
 /// The saga and its steps, and what can be done about it.
-pub(super) fn one(saga: &Saga, steps: &[SagaStep]) -> String {
+pub(super) fn one(saga: &Saga, steps: &[SagaStep], steered: Option<&SagaEvent>) -> String {
     let mut labels: Vec<_> = saga
         .labels
         .iter()
@@ -71,6 +71,7 @@ pub(super) fn one(saga: &Saga, steps: &[SagaStep]) -> String {
         ("reason", table::clean(&saga.outcome_reason)),
         ("step", at(saga)),
         ("control version", saga.control_version.to_string()),
+        ("steered", steered.map_or_else(String::new, last_verb)),
         ("concurrency key", table::clean(&saga.concurrency_key)),
         ("priority", number(saga.priority.into())),
         ("inputs", table::shorten(&saga.inputs_json, MESSAGE_LENGTH)),
@@ -93,6 +94,17 @@ pub(super) fn one(saga: &Saga, steps: &[SagaStep]) -> String {
     let mut parts = vec![fields, steps_table(steps)];
     parts.extend(advice(saga));
     parts.join("\n\n")
+}
+
+/// Who steered last, how, why and when.
+fn last_verb(event: &SagaEvent) -> String {
+    format!(
+        "{} by {} ({}), {}",
+        json::saga::verb(event.verb),
+        table::clean(&event.actor),
+        table::clean(&event.reason),
+        moment::relative(event.time.as_ref())
+    )
 }
 
 fn steps_table(steps: &[SagaStep]) -> String {
@@ -263,7 +275,10 @@ pub(super) fn line(event: &SagaEvent, start: Option<&Timestamp>) -> String {
     // What began with the saga needs no name but on its first line; whoever steers gives a reason.
     if !event.reason.is_empty() {
         let (actor, reason) = (table::clean(&event.actor), table::clean(&event.reason));
-        text.push_str(&format!(" by {actor} ({reason})"));
+        match json::saga::verb(event.verb).as_str() {
+            "" => text.push_str(&format!(" by {actor} ({reason})")),
+            verb => text.push_str(&format!("; {verb} by {actor} ({reason})")),
+        }
     } else if event.kind() == SagaEventKind::Created && !event.actor.is_empty() {
         text.push_str(&format!(" by {}", table::clean(&event.actor)));
     }
@@ -319,16 +334,16 @@ fn words(event: &SagaEvent) -> String {
             "" => "ended".to_owned(),
             state => state.to_owned(),
         },
-        K::Created | K::Started | K::Paused | K::Resumed | K::Steered => {
-            json::saga::event_kind(event.kind)
-        }
+        K::Poisoned => "taken out of circulation: replicas were lost with it in hand".to_owned(),
+        K::Steered => "changed nothing".to_owned(),
+        K::Created | K::Started | K::Paused | K::Resumed => json::saga::event_kind(event.kind),
         K::Unspecified => "something that this program does not know".to_owned(),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use steadfast_client::api::saga::v1::{ActionKind, ActionSummary, StepSummary};
+    use steadfast_client::api::saga::v1::{ActionKind, ActionSummary, SagaVerb, StepSummary};
 
     use super::*;
 
@@ -372,6 +387,11 @@ mod tests {
         assert!(
             line(&ended, Some(&start))
                 .ends_with("● compensated by ann (no longer\u{fffd}[2J wanted)")
+        );
+        ended.verb = SagaVerb::Cancel.into();
+        assert!(
+            line(&ended, Some(&start))
+                .ends_with("● compensated; cancel by ann (no longer\u{fffd}[2J wanted)")
         );
     }
 
@@ -419,7 +439,7 @@ mod tests {
             error_code: "HTTP_500".to_owned(),
             ..SagaStep::default()
         };
-        let text = one(&saga, &[step]);
+        let text = one(&saga, &[step], None);
         for part in [
             "stuck going backward",
             "b (attempt 5)",

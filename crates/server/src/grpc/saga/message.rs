@@ -97,6 +97,7 @@ pub(super) fn event(view: &SagaEventView) -> api::SagaEvent {
         attempt: number(view.attempt),
         actor: view.actor.clone(),
         reason: view.reason.clone(),
+        verb: verb(&view.verb).into(),
         detail_json: match &view.detail {
             Value::Null => String::new(),
             Value::Object(members) if members.is_empty() => String::new(),
@@ -109,6 +110,12 @@ pub(super) fn event(view: &SagaEventView) -> api::SagaEvent {
 pub(super) fn event_kind(name: &str) -> api::SagaEventKind {
     let name = format!("SAGA_EVENT_KIND_{}", name.to_ascii_uppercase());
     api::SagaEventKind::from_str_name(&name).unwrap_or(api::SagaEventKind::Unspecified)
+}
+
+/// The verb, from the name that is stored.
+fn verb(name: &str) -> api::SagaVerb {
+    let name = format!("SAGA_VERB_{}", name.to_ascii_uppercase());
+    api::SagaVerb::from_str_name(&name).unwrap_or(api::SagaVerb::Unspecified)
 }
 
 /// A stored definition.
@@ -250,7 +257,7 @@ fn number<N: TryInto<i32>>(count: N) -> i32 {
 
 #[cfg(test)]
 mod tests {
-    use steadfast_saga::Record;
+    use steadfast_saga::{Record, Verb};
 
     use super::*;
 
@@ -297,6 +304,8 @@ mod tests {
             Record::PauseRequested,
             Record::Paused,
             Record::Resumed,
+            Record::Poisoned,
+            Record::Steered,
             Record::Stuck { reason: text() },
             Record::Ended {
                 state: State::Completed,
@@ -312,6 +321,30 @@ mod tests {
         }
         assert_eq!(event_kind("created"), api::SagaEventKind::Created);
         assert_eq!(event_kind("sung"), api::SagaEventKind::Unspecified);
+    }
+
+    #[test]
+    fn every_verb_has_a_name() {
+        let seen = || steadfast_saga::machine::Seen {
+            control_version: 0,
+            step: 0,
+            attempt: 0,
+        };
+        let skip = Verb::Skip {
+            seen: seen(),
+            output: Value::Null,
+        };
+        for (of, expected) in [
+            (Verb::Cancel, api::SagaVerb::Cancel),
+            (Verb::Pause, api::SagaVerb::Pause),
+            (Verb::Resume, api::SagaVerb::Resume),
+            (Verb::Retry(seen()), api::SagaVerb::Retry),
+            (skip, api::SagaVerb::Skip),
+            (Verb::Abandon(seen()), api::SagaVerb::Abandon),
+        ] {
+            assert_eq!(verb(of.name()), expected);
+        }
+        assert_eq!(verb(""), api::SagaVerb::Unspecified);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use prost::Message as _;
 use serde_json::Value;
 use steadfast_api::saga::v1::{self as api, start_saga_request::Plan};
 use steadfast_saga::{
-    DefinitionRef, KnownActions, SagaFilter, SagaView, StartSaga, State, check::parse_steps,
+    DefinitionRef, KnownActions, SagaFilter, StartSaga, State, check::parse_steps, has_nul,
 };
 use steadfast_types::{PageToken, Timestamp};
 use tonic::Status;
@@ -247,17 +247,6 @@ fn read_document(field: &str, text: &str) -> Result<Value, Problem> {
     Ok(value)
 }
 
-fn has_nul(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text.contains('\0'),
-        Value::Array(items) => items.iter().any(has_nul),
-        Value::Object(members) => members
-            .iter()
-            .any(|(name, value)| name.contains('\0') || has_nul(value)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
-    }
-}
-
 /// In the order of their keys.
 fn read_labels(labels: HashMap<String, String>) -> Result<Vec<(String, String)>, Problem> {
     if labels.len() > MAX_LABELS {
@@ -323,43 +312,16 @@ impl Filter {
         ]
     }
 
-    /// What the database looks for.
-    pub(super) fn pushed_down(&self) -> SagaFilter {
+    /// The same for the engine.
+    pub(super) fn wanted(&self) -> SagaFilter {
         SagaFilter {
-            state: match self.states.as_slice() {
-                [state] => Some(*state),
-                _ => None,
-            },
-            kind: match self.kinds.as_slice() {
-                [kind] => Some(kind.clone()),
-                _ => None,
-            },
+            states: self.states.clone(),
+            kinds: self.kinds.clone(),
+            labels: self.labels.iter().cloned().collect(),
             definition_name: self.definition.as_ref().map(|(name, _)| name.clone()),
+            definition_version: self.definition.as_ref().and_then(|(_, version)| *version),
             deployment_id: Some(self.deployment_id.clone()).filter(|id| !id.is_empty()),
         }
-    }
-
-    /// Whether the database looks for all of it.
-    pub(super) fn is_whole(&self) -> bool {
-        let no_version = !matches!(self.definition, Some((_, Some(_))));
-        self.states.len() < 2 && self.kinds.len() < 2 && self.labels.is_empty() && no_version
-    }
-
-    /// All of it.
-    pub(super) fn keeps(&self, view: &SagaView) -> bool {
-        let definition = self.definition.as_ref().is_none_or(|(name, version)| {
-            view.definition_name == *name
-                && version.is_none_or(|version| view.definition_version == version)
-        });
-        let labels = self
-            .labels
-            .iter()
-            .all(|(key, value)| view.labels.get(key) == Some(value));
-        (self.states.is_empty() || self.states.contains(&view.saga.state))
-            && (self.kinds.is_empty() || self.kinds.contains(&view.kind))
-            && (self.deployment_id.is_empty() || view.deployment_id == self.deployment_id)
-            && definition
-            && labels
     }
 }
 
@@ -484,18 +446,19 @@ mod tests {
     }
 
     #[test]
-    fn filters_say_what_the_database_cannot_look_for() {
+    fn a_page_token_belongs_to_the_filters() {
         let mut request = api::ListSagasRequest {
             states: vec![api::SagaState::Stuck.into()],
+            labels: [("a".to_owned(), "1".to_owned())].into(),
             ..api::ListSagasRequest::default()
         };
         let filter = Filter::read(&request).unwrap_or_else(|_| panic!("it is well-formed"));
-        assert!(filter.is_whole());
-        assert_eq!(filter.pushed_down().state, Some(State::Stuck));
+        let wanted = filter.wanted();
+        assert_eq!(wanted.states, [State::Stuck]);
+        assert_eq!(wanted.labels.get("a").map(String::as_str), Some("1"));
+        assert_eq!((wanted.definition_name, wanted.deployment_id), (None, None));
         request.states.push(api::SagaState::Paused.into());
         let two = Filter::read(&request).unwrap_or_else(|_| panic!("it is well-formed"));
-        assert!(!two.is_whole());
-        assert_eq!(two.pushed_down().state, None);
         assert_ne!(two.bound(), filter.bound());
         request.states.push(0);
         assert!(Filter::read(&request).is_err());
