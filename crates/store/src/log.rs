@@ -266,6 +266,11 @@ pub(crate) async fn append(tx: &mut Tx, changes: &[Change]) -> Result<Landed, Er
     Ok(row.into())
 }
 
+/// Appends one revision, for callers who need not know where it landed.
+pub(crate) async fn append_one(tx: &mut Tx, changes: &[Change]) -> Result<(), Error> {
+    append_all(tx, &[NewEntry::of(0, changes)]).await
+}
+
 /// Appends a revision for each of the lists that is not empty, in their order, as the last step of a transaction.
 pub(crate) async fn append_each(
     tx: &mut Tx,

@@ -451,9 +451,11 @@ mod tests {
             async { tokio::join!(pipeline.submit(half), pipeline.submit(half)) },
             async {
                 let refused = pipeline.submit(1).await;
-                kind.go.notify_one();
-                tokio::task::yield_now().await;
-                kind.go.notify_one();
+                // Each of the two is a transaction of its own.
+                for _ in 0..2 {
+                    kind.begun.notified().await;
+                    kind.go.notify_one();
+                }
                 refused
             },
         );

@@ -83,22 +83,32 @@ pub enum Leg {
     },
 }
 
-/// One step of a saga.
+/// One step of a saga. What is as it was in the beginning is not written: every transition writes all steps.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct StepState {
     /// Doing it.
+    #[serde(skip_serializing_if = "is_default")]
     pub forward: Leg,
     /// Undoing it.
+    #[serde(skip_serializing_if = "is_default")]
     pub backward: Leg,
     /// Attempts of either direction before the last retry by a person, which do not count against the limit.
+    #[serde(skip_serializing_if = "is_default")]
     pub spent: [u32; 2],
     /// Some attempt's outcome is unknown; no attempt can have an effect after this time.
+    #[serde(skip_serializing_if = "is_default")]
     pub uncertain_until: Option<Timestamp>,
     /// What it returned, or what a person gave in its place. Stored apart.
     #[serde(skip)]
     pub output: Option<serde_json::Value>,
     /// The last failure: code and message.
+    #[serde(skip_serializing_if = "is_default")]
     pub error: Option<(String, String)>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// A saga, but for its inputs.

@@ -31,7 +31,7 @@ statements! {
          triggered_by, labels, inputs, context, priority, concurrency_key, request_key, body_hash, \
          deadline_us, state, machine, version, last_write, owner, wake_us, crashes, created_us, started_us, \
          ended_us) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, 1, \
-         $18, $19, $20, 0, " now ", CASE WHEN $16 = 'pending' THEN NULL ELSE " now " END, NULL) ON CONFLICT DO NOTHING"
+         $18, $19, $20, 0, " now ", CASE WHEN $16 = 'pending' THEN NULL ELSE " now " END, NULL) ON CONFLICT DO NOTHING RETURNING created_us, started_us"
     ];
     /// The saga that a request led to.
     FIND = "saga_find_request" => ["SELECT * FROM saga WHERE request_key = $1"];
@@ -45,7 +45,7 @@ statements! {
     /// Lets a saga begin that got its key at once.
     SETTLE = "saga_settle" => [
         "UPDATE saga SET state = $2, machine = $3, owner = $4, wake_us = $5, \
-         started_us = CASE WHEN $2 = 'pending' THEN NULL ELSE " now " END WHERE id = $1"
+         started_us = CASE WHEN $2 = 'pending' THEN NULL ELSE created_us END WHERE id = $1"
     ];
     /// Takes a concurrency key, or learns who holds it; locks its row either way.
     KEY = "saga_key_take" => [
@@ -101,6 +101,12 @@ pub(crate) struct SagaStarts {
 #[derive(FromRow)]
 struct Holder {
     holder: String,
+}
+
+#[derive(FromRow)]
+struct CreatedRow {
+    created_us: i64,
+    started_us: Option<i64>,
 }
 
 #[derive(FromRow)]
@@ -178,7 +184,7 @@ impl SagaStarts {
             tx.rollback().await?;
             return Ok(outcomes);
         }
-        log::append(&mut tx, &changes).await?;
+        log::append_one(&mut tx, &changes).await?;
         tx.commit().await?;
         Ok(outcomes)
     }
@@ -238,7 +244,7 @@ impl SagaStarts {
                 .is_none_or(|ids| ids.contains(&new.row.id));
             outcomes.push(if is_new {
                 Ok(StartedSaga {
-                    row: added_row(new, added.now_us),
+                    row: added_row(new, &new.free, added.now_us),
                     replayed: false,
                     waits: false,
                 })
@@ -260,16 +266,16 @@ fn change(id: &str, state: &str) -> Change {
 }
 
 /// What was just added, without reading it again.
-fn added_row(new: &NewSaga, now_us: i64) -> SagaRow {
+fn added_row(new: &NewSaga, first: &SagaFirst, now_us: i64) -> SagaRow {
     SagaRow {
-        state: new.free.state.clone(),
-        machine: new.free.machine.clone(),
+        state: first.state.clone(),
+        machine: first.machine.clone(),
         version: 1,
-        owner: new.free.owner.clone(),
-        wake_us: new.free.wake_us,
+        owner: first.owner.clone(),
+        wake_us: first.wake_us,
         crashes: 0,
         created_us: now_us,
-        started_us: (new.free.state != "pending").then_some(now_us),
+        started_us: (first.state != "pending").then_some(now_us),
         ended_us: None,
         ..new.row.clone()
     }
@@ -303,7 +309,7 @@ async fn start_in(tx: &mut Tx, new: &NewSaga) -> Result<(StartedSaga, bool), Err
     } else {
         &new.free
     };
-    let added = tx
+    let added: Option<CreatedRow> = tx
         .statement(&ADD)
         .bind(&row.id)
         .bind(&row.kind)
@@ -325,16 +331,16 @@ async fn start_in(tx: &mut Tx, new: &NewSaga) -> Result<(StartedSaga, bool), Err
         .bind(&row.last_write)
         .bind(&first.owner)
         .bind(first.wake_us)
-        .execute()
+        .optional()
         .await?;
-    if added == 0 {
+    let Some(created) = added else {
         let own: Option<SagaRow> = tx.statement(&ADDED).bind(&row.id).optional().await?;
         let found = match own {
             Some(own) => own,
             None => tx.statement(&FIND).bind(&row.request_key).one().await?,
         };
         return Ok((started_before(new, found)?, false));
-    }
+    };
     let mut waits = false;
     let mut first = first;
     if let Some(key) = &row.concurrency_key {
@@ -358,7 +364,13 @@ async fn start_in(tx: &mut Tx, new: &NewSaga) -> Result<(StartedSaga, bool), Err
         .execute()
         .await?;
     let started = StartedSaga {
-        row: tx.statement(&ADDED).bind(&row.id).one().await?,
+        row: SagaRow {
+            // A saga that got its key at once begins as it is created.
+            started_us: created
+                .started_us
+                .or((first.state != "pending").then_some(created.created_us)),
+            ..added_row(new, first, created.created_us)
+        },
         replayed: false,
         waits,
     };
