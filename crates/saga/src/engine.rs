@@ -74,6 +74,8 @@ pub struct Options {
     pub keep_completed: Duration,
     /// How long COMPENSATED and ABANDONED sagas are kept.
     pub keep_others: Duration,
+    /// How often ended sagas are forgotten.
+    pub retention_interval: Duration,
 }
 
 /// The engine of this process. Clones share it.
@@ -159,6 +161,7 @@ impl Default for Options {
             crashes: 5,
             keep_completed: Duration::from_secs(7 * 24 * 3600),
             keep_others: Duration::from_secs(30 * 24 * 3600),
+            retention_interval: Duration::from_secs(60),
         }
     }
 }
@@ -460,7 +463,8 @@ impl Engine {
     /// Steers a saga.
     ///
     /// # Errors
-    /// [`Error::SagaNotFound`]; [`Error::Refused`] if the verb does not fit the saga's state.
+    /// [`Error::SagaNotFound`]; [`Error::Refused`] if the verb does not fit the saga's state; [`Error::InvalidArgument`] for an output
+    /// that is too large.
     pub async fn steer(
         &self,
         id: &str,
@@ -468,6 +472,9 @@ impl Engine {
         actor: &str,
         reason: &str,
     ) -> Result<SagaView, Error> {
+        if let Verb::Skip { output, .. } = &verb {
+            stored::check_document("output_json", output)?;
+        }
         let row = self
             .apply(id, Event::Verb(verb), actor, reason)
             .await?

@@ -8,6 +8,7 @@
 mod compact;
 mod engine;
 mod error;
+pub mod fault;
 #[cfg(feature = "floors")]
 pub mod floor;
 mod lease;
@@ -153,7 +154,7 @@ impl std::fmt::Debug for Store {
 }
 
 /// Every statement of the crate.
-#[cfg(test)]
+#[cfg(any(test, feature = "faults"))]
 fn all_statements() -> Vec<&'static engine::Sql> {
     [
         compact::STATEMENTS,

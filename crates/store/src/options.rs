@@ -30,6 +30,9 @@ pub struct Options {
     pub statement_timeout: Duration,
     /// How long a batched write is tried again before its callers are told that the database is unavailable.
     pub write_deadline: Duration,
+    /// What goes wrong.
+    #[cfg(feature = "faults")]
+    pub faults: crate::fault::Faults,
 }
 
 // === impl Engine ===
@@ -64,6 +67,8 @@ impl Default for Options {
             lock_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(30),
             write_deadline: Duration::from_secs(5),
+            #[cfg(feature = "faults")]
+            faults: crate::fault::Faults::default(),
         }
     }
 }

@@ -22,7 +22,7 @@ pub(crate) use {start::SagaStarts, transition::SagaTransitions};
 /// The topic of sagas; the key is the saga's id, the etag its state and how many transitions it has made.
 pub const SAGA_TOPIC: &str = "saga";
 
-#[cfg(test)]
+#[cfg(any(test, feature = "faults"))]
 pub(crate) fn statements() -> Vec<&'static crate::engine::Sql> {
     [
         claim::STATEMENTS,

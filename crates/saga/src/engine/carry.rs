@@ -10,13 +10,15 @@ use serde_json::Value;
 use steadfast_store::{SagaRow, SagaTransition, SteerWrite, TransitionOutcome};
 use steadfast_types::{Backoff, Timestamp};
 
-use super::{DOCUMENT_BYTES, Engine, Error, Life, held::Held, stored};
+use super::{DOCUMENT_BYTES, Engine, Error, Life, NAME_BYTES, held::Held, stored};
 use crate::{
     Action, Attempt, Direction, Effect, Event, Leg, Outcome, Probed, Record, Saga, State, Step,
     Transition, Undo, metric,
     template::{Scope, render},
 };
 
+/// Bytes of a failure's message that are kept.
+const MESSAGE_BYTES: usize = 4 << 10;
 /// How long a probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -661,10 +663,27 @@ fn mask(outcome: Outcome, secrets: &crate::Secrets) -> Outcome {
     }
 }
 
-/// An output that cannot be kept does not undo what was done: its step is done, and says why its output is missing.
+/// An output that cannot be kept does not undo what was done: its step is done, and says why its output is missing. Of a failure
+/// the beginning is kept.
 fn bounded(outcome: Outcome) -> Outcome {
-    let Outcome::Done(output) = outcome else {
-        return outcome;
+    let output = match outcome {
+        Outcome::Done(output) => output,
+        Outcome::Failed {
+            code,
+            message,
+            retryable,
+        } => {
+            return Outcome::Failed {
+                code: beginning(code, NAME_BYTES),
+                message: beginning(message, MESSAGE_BYTES),
+                retryable,
+            };
+        }
+        Outcome::Unknown { message } => {
+            return Outcome::Unknown {
+                message: beginning(message, MESSAGE_BYTES),
+            };
+        }
     };
     let bytes = output.to_string().len();
     let fits = bytes <= DOCUMENT_BYTES && !stored::has_nul(&output);
@@ -675,6 +694,12 @@ fn bounded(outcome: Outcome) -> Outcome {
             "dropped": format!("the output has {bytes} bytes; at most {DOCUMENT_BYTES}, without NUL, are kept")
         })
     })
+}
+
+fn beginning(mut text: String, bytes: usize) -> String {
+    let end = text.floor_char_boundary(bytes);
+    text.truncate(end);
+    text
 }
 
 /// What an operator has to know at once.

@@ -30,8 +30,6 @@ const OVERDUE: i64 = 100;
 const BREATH: Duration = Duration::from_millis(5);
 /// How long the lease of an executor that is gone stays in the database after it has run out.
 const LEASES_KEPT: Duration = Duration::from_secs(3_600);
-/// How often ended sagas are forgotten.
-const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What was looked for at intervals.
 #[derive(Default)]
@@ -134,6 +132,10 @@ async fn work(engine: &Engine, life: &Life) {
     loop {
         let sleep = match look(engine, life, &mut swept).await {
             Ok(sleep) => sleep,
+            Err(Error::Store(StoreError::Fenced { .. })) => {
+                life.ended.cancel();
+                return;
+            }
             Err(error) => {
                 tracing::debug!(%error, "cannot look for sagas");
                 engine.inner.options.poll_interval
@@ -318,7 +320,9 @@ async fn overdue(engine: &Engine) -> Result<(), Error> {
             .await
         {
             Ok(_) | Err(Error::Refused(_)) => {}
-            Err(error) => return Err(error),
+            Err(error @ Error::Store(_)) => return Err(error),
+            // One that cannot be read never stops the others.
+            Err(error) => tracing::error!(saga = id, %error, "a deadline cannot be kept"),
         }
     }
     Ok(())
@@ -327,7 +331,7 @@ async fn overdue(engine: &Engine) -> Result<(), Error> {
 /// Forgets ended sagas and leases of lost executors; one replica does it for all.
 async fn retention(engine: &Engine, executor: ReplicaId) {
     loop {
-        tokio::time::sleep(RETENTION_INTERVAL).await;
+        tokio::time::sleep(engine.inner.options.retention_interval).await;
         if let Err(error) = forget(engine, executor).await {
             tracing::debug!(
                 error = &error as &dyn std::error::Error,

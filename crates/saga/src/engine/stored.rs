@@ -221,16 +221,7 @@ impl StartSaga {
             if !value.is_object() && !value.is_null() {
                 return invalid(field, "it must be a JSON object".to_owned());
             }
-            let text = value.to_string();
-            if text.len() > DOCUMENT_BYTES {
-                return invalid(
-                    field,
-                    format!("{} bytes; at most {DOCUMENT_BYTES}", text.len()),
-                );
-            }
-            if has_nul(value) {
-                return invalid(field, "NUL characters are not accepted".to_owned());
-            }
+            check_document(field, value)?;
         }
         Ok(())
     }
@@ -371,6 +362,19 @@ impl SagaEventView {
             })
             .collect())
     }
+}
+
+/// Whether a value can be kept.
+pub(super) fn check_document(field: &'static str, value: &Value) -> Result<(), Error> {
+    let text = value.to_string();
+    let message = if text.len() > DOCUMENT_BYTES {
+        format!("{} bytes; at most {DOCUMENT_BYTES}", text.len())
+    } else if has_nul(value) {
+        "NUL characters are not accepted".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(Error::InvalidArgument { field, message })
 }
 
 pub(super) fn read_machine(row: &SagaRow) -> Result<Saga, Error> {

@@ -23,7 +23,10 @@ pub(crate) use sql::{Sql, statements};
 use statement::Borrowed;
 pub(crate) use statement::Statement;
 
-use crate::{Engine, Error};
+use crate::{
+    Engine, Error,
+    fault::{Faults, Passage},
+};
 
 /// A pool of connections to one of the engines.
 #[derive(Debug, Clone)]
@@ -35,6 +38,8 @@ pub(crate) enum Db {
         /// After this long without an answer the connection counts as lost: a server that can be reached ends every statement
         /// earlier.
         silence: Duration,
+        /// What tests plan.
+        faults: Faults,
     },
     /// SQLite: many readers, one writer.
     Sqlite {
@@ -42,6 +47,8 @@ pub(crate) enum Db {
         readers: SqlitePool,
         /// Exactly one connection.
         writer: SqlitePool,
+        /// What tests plan.
+        faults: Faults,
     },
 }
 
@@ -54,9 +61,11 @@ pub(crate) enum Tx {
         connection: Borrowed,
         /// See [`Db::Postgres`].
         silence: Duration,
+        /// What it passed.
+        passage: Passage,
     },
     /// SQLite.
-    Sqlite(Transaction<'static, Sqlite>),
+    Sqlite(Transaction<'static, Sqlite>, Passage),
 }
 
 // === impl Db ===
@@ -73,30 +82,49 @@ impl Db {
     /// A statement that only reads, outside of a transaction.
     pub(crate) fn read(&self, sql: &'static Sql) -> Statement<'_> {
         match self {
-            Self::Postgres { pool, silence } => Statement::postgres_pool(sql, pool, *silence),
-            Self::Sqlite { readers, .. } => Statement::sqlite_pool(sql, readers),
+            Self::Postgres {
+                pool,
+                silence,
+                faults,
+            } => Statement::postgres_pool(sql, pool, *silence, faults.clone()),
+            Self::Sqlite {
+                readers, faults, ..
+            } => Statement::sqlite_pool(sql, readers, faults.clone()),
         }
     }
 
     /// A statement that writes, as a transaction of its own.
     pub(crate) fn write(&self, sql: &'static Sql) -> Statement<'_> {
         match self {
-            Self::Postgres { pool, silence } => Statement::postgres_pool(sql, pool, *silence),
-            Self::Sqlite { writer, .. } => Statement::sqlite_pool(sql, writer),
+            Self::Postgres {
+                pool,
+                silence,
+                faults,
+            } => Statement::postgres_pool(sql, pool, *silence, faults.clone()).alone(),
+            Self::Sqlite { writer, faults, .. } => {
+                Statement::sqlite_pool(sql, writer, faults.clone()).alone()
+            }
         }
     }
 
     /// Begins a transaction that writes: READ COMMITTED on PostgreSQL, the one writer on SQLite.
     pub(crate) async fn begin(&self) -> Result<Tx, Error> {
         Ok(match self {
-            Self::Postgres { pool, silence } => {
-                begin(pool, *silence, "BEGIN ISOLATION LEVEL READ COMMITTED").await?
+            Self::Postgres {
+                pool,
+                silence,
+                faults,
+            } => {
+                let passage = Passage::new(faults);
+                let statement = "BEGIN ISOLATION LEVEL READ COMMITTED";
+                begin(pool, *silence, statement, passage).await?
             }
-            Self::Sqlite { writer, .. } => Tx::Sqlite(
+            Self::Sqlite { writer, faults, .. } => Tx::Sqlite(
                 writer
                     .begin_with("BEGIN IMMEDIATE")
                     .await
                     .map_err(Error::before_commit)?,
+                Passage::new(faults),
             ),
         })
     }
@@ -104,13 +132,20 @@ impl Db {
     /// Begins a transaction whose statements all read one snapshot.
     pub(crate) async fn begin_snapshot(&self) -> Result<Tx, Error> {
         Ok(match self {
-            Self::Postgres { pool, silence } => {
+            Self::Postgres {
+                pool,
+                silence,
+                faults,
+            } => {
                 let snapshot = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-                begin(pool, *silence, snapshot).await?
+                begin(pool, *silence, snapshot, Passage::new(faults)).await?
             }
-            Self::Sqlite { readers, .. } => {
-                Tx::Sqlite(readers.begin().await.map_err(Error::before_commit)?)
-            }
+            Self::Sqlite {
+                readers, faults, ..
+            } => Tx::Sqlite(
+                readers.begin().await.map_err(Error::before_commit)?,
+                Passage::new(faults),
+            ),
         })
     }
 
@@ -118,7 +153,9 @@ impl Db {
     pub(crate) async fn close(&self) {
         match self {
             Self::Postgres { pool, .. } => pool.close().await,
-            Self::Sqlite { readers, writer } => {
+            Self::Sqlite {
+                readers, writer, ..
+            } => {
                 readers.close().await;
                 writer.close().await;
             }
@@ -135,21 +172,27 @@ impl Tx {
             Self::Postgres {
                 connection,
                 silence,
-            } => Statement::postgres(sql, connection, *silence),
-            Self::Sqlite(tx) => Statement::sqlite(sql, tx),
+                passage,
+            } => Statement::postgres(sql, connection, *silence, passage.statement(sql.name)),
+            Self::Sqlite(tx, passage) => Statement::sqlite(sql, tx, passage.statement(sql.name)),
         }
     }
 
     /// Commits. If the connection is lost meanwhile, the error says that the outcome is unknown.
-    pub(crate) async fn commit(self) -> Result<(), Error> {
+    pub(crate) async fn commit(mut self) -> Result<(), Error> {
+        let (Self::Postgres { passage, .. } | Self::Sqlite(_, passage)) = &mut self;
+        let passage = std::mem::take(passage);
+        passage.committing().await?;
         match self {
             Self::Postgres {
                 connection,
                 silence,
+                ..
             } => end(connection, silence, "COMMIT").await,
-            Self::Sqlite(tx) => tx.commit().await,
+            Self::Sqlite(tx, _) => tx.commit().await,
         }
-        .map_err(Error::at_commit)
+        .map_err(Error::at_commit)?;
+        passage.committed().await
     }
 
     /// Rolls back. Only needed where the connection should be free again before going on, or is worth keeping.
@@ -158,15 +201,21 @@ impl Tx {
             Self::Postgres {
                 connection,
                 silence,
+                ..
             } => end(connection, silence, "ROLLBACK").await,
-            Self::Sqlite(tx) => tx.rollback().await,
+            Self::Sqlite(tx, _) => tx.rollback().await,
         }
         .map_err(Error::before_commit)
     }
 }
 
 /// Begins a transaction on PostgreSQL.
-async fn begin(pool: &PgPool, silence: Duration, statement: &'static str) -> Result<Tx, Error> {
+async fn begin(
+    pool: &PgPool,
+    silence: Duration,
+    statement: &'static str,
+    passage: Passage,
+) -> Result<Tx, Error> {
     let connection = pool.acquire().await.map_err(Error::before_commit)?;
     let mut connection = Borrowed::from(connection);
     answer(silence, connection.execute(statement))
@@ -175,6 +224,7 @@ async fn begin(pool: &PgPool, silence: Duration, statement: &'static str) -> Res
     Ok(Tx::Postgres {
         connection,
         silence,
+        passage,
     })
 }
 

@@ -21,7 +21,7 @@ use steadfast_types::Backoff;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::Db;
-use crate::{Error, Options};
+use crate::{Error, Options, fault::Faults};
 
 /// How many read-only connections SQLite gets: reads there are rare, as lookups are answered from memory.
 const SQLITE_READERS: u32 = 4;
@@ -41,7 +41,7 @@ const SILENCE: Duration = Duration::from_secs(5);
 pub(crate) async fn open(options: &Options) -> Result<(Db, Option<File>), Error> {
     if options.url.is_empty() {
         let path = options.data_dir.join("steadfast.db");
-        return sqlite(&path, true).await;
+        return sqlite(&path, true, faults(options)).await;
     }
     match options.url.split_once(':').map(|(scheme, _)| scheme) {
         Some("postgres" | "postgresql") => Ok((postgres(options).await?, None)),
@@ -50,10 +50,21 @@ pub(crate) async fn open(options: &Options) -> Result<(Db, Option<File>), Error>
                 .url
                 .trim_start_matches("sqlite:")
                 .trim_start_matches("//");
-            sqlite(Path::new(path), true).await
+            sqlite(Path::new(path), true, faults(options)).await
         }
         _ => Err(Error::UnknownScheme),
     }
+}
+
+/// Only tests plan any.
+#[cfg(feature = "faults")]
+fn faults(options: &Options) -> Faults {
+    options.faults.clone()
+}
+
+#[cfg(not(feature = "faults"))]
+fn faults(_: &Options) -> Faults {
+    Faults::default()
 }
 
 async fn postgres(options: &Options) -> Result<Db, Error> {
@@ -98,6 +109,7 @@ async fn postgres(options: &Options) -> Result<Db, Error> {
     Ok(Db::Postgres {
         pool,
         silence: options.statement_timeout + SILENCE,
+        faults: faults(options),
     })
 }
 
@@ -129,7 +141,7 @@ fn may_come_up(error: &sqlx::Error) -> bool {
     }
 }
 
-async fn sqlite(path: &Path, write: bool) -> Result<(Db, Option<File>), Error> {
+async fn sqlite(path: &Path, write: bool, faults: Faults) -> Result<(Db, Option<File>), Error> {
     let unusable = |source| Error::Folder {
         path: path.to_owned(),
         source,
@@ -170,7 +182,12 @@ async fn sqlite(path: &Path, write: bool) -> Result<(Db, Option<File>), Error> {
         .max_connections(SQLITE_READERS)
         .before_acquire(|connection, _| Box::pin(std::future::ready(Ok(is_usable(connection)))))
         .connect_lazy_with(connect.read_only(true).create_if_missing(false));
-    Ok((Db::Sqlite { readers, writer }, Some(lock)))
+    let db = Db::Sqlite {
+        readers,
+        writer,
+        faults,
+    };
+    Ok((db, Some(lock)))
 }
 
 /// When a disk is full or fails, SQLite may end a transaction by itself. The driver then still counts it as open, and would

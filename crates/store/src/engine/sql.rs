@@ -83,8 +83,8 @@ macro_rules! statements {
             $(#[$doc])*
             static $const: $crate::engine::Sql = $crate::engine::sql::statements!(@one $name $($part)+);
         )+
-        /// Every statement of this file, for the test that prepares them all.
-        #[cfg(test)]
+        /// Every statement of this file, for the test that prepares them all and for tests that let each of them fail.
+        #[cfg(any(test, feature = "faults"))]
         pub(crate) static STATEMENTS: &[&$crate::engine::Sql] = &[$(&$const),+];
     };
 }

@@ -15,7 +15,10 @@ use sqlx::{
 };
 
 use super::{Sql, answer};
-use crate::Error;
+use crate::{
+    Error,
+    fault::{Faults, Point},
+};
 
 /// A value that both engines take as an argument.
 pub(crate) trait Bind<'t>:
@@ -45,6 +48,9 @@ pub(crate) struct Statement<'c> {
     sql: &'static Sql,
     target: Target<'c>,
     refused: Option<BoxDynError>,
+    faults: Faults,
+    /// It is a transaction of its own.
+    alone: bool,
 }
 
 enum Target<'c> {
@@ -61,9 +67,15 @@ macro_rules! on_target {
             sql,
             target,
             refused,
+            faults,
+            alone,
         } = $statement;
         if let Some(source) = refused {
             return Err(Error::before_commit(sqlx::Error::Encode(source)));
+        }
+        faults.pass(Point::Sending(sql.name)).await?;
+        if alone {
+            faults.pass(Point::Committing(&[sql.name])).await?;
         }
         let started = Instant::now();
         let outcome = match target {
@@ -92,7 +104,11 @@ macro_rules! on_target {
                 .await
                 .map(Into::into),
         };
-        measure(sql, started, outcome)
+        let outcome = measure(sql, started, outcome);
+        if alone && outcome.is_ok() {
+            faults.pass(Point::Committed(&[sql.name])).await?;
+        }
+        outcome
     }};
 }
 
@@ -121,38 +137,54 @@ struct Written(u64);
 // === impl Statement ===
 
 impl<'c> Statement<'c> {
-    pub(super) fn postgres_pool(sql: &'static Sql, pool: &'c PgPool, silence: Duration) -> Self {
-        Self::new(
-            sql,
-            Target::PostgresPool(pool, silence, PgArguments::default()),
-        )
+    pub(super) fn postgres_pool(
+        sql: &'static Sql,
+        pool: &'c PgPool,
+        silence: Duration,
+        faults: Faults,
+    ) -> Self {
+        let target = Target::PostgresPool(pool, silence, PgArguments::default());
+        Self::new(sql, target, faults)
     }
 
     pub(super) fn postgres(
         sql: &'static Sql,
         connection: &'c mut PgConnection,
         silence: Duration,
+        faults: Faults,
     ) -> Self {
-        Self::new(
-            sql,
-            Target::Postgres(connection, silence, PgArguments::default()),
-        )
+        let target = Target::Postgres(connection, silence, PgArguments::default());
+        Self::new(sql, target, faults)
     }
 
-    pub(super) fn sqlite_pool(sql: &'static Sql, pool: &'c SqlitePool) -> Self {
-        Self::new(sql, Target::SqlitePool(pool, SqliteArguments::default()))
+    pub(super) fn sqlite_pool(sql: &'static Sql, pool: &'c SqlitePool, faults: Faults) -> Self {
+        let target = Target::SqlitePool(pool, SqliteArguments::default());
+        Self::new(sql, target, faults)
     }
 
-    pub(super) fn sqlite(sql: &'static Sql, connection: &'c mut SqliteConnection) -> Self {
-        Self::new(sql, Target::Sqlite(connection, SqliteArguments::default()))
+    pub(super) fn sqlite(
+        sql: &'static Sql,
+        connection: &'c mut SqliteConnection,
+        faults: Faults,
+    ) -> Self {
+        let target = Target::Sqlite(connection, SqliteArguments::default());
+        Self::new(sql, target, faults)
     }
 
-    fn new(sql: &'static Sql, target: Target<'c>) -> Self {
+    fn new(sql: &'static Sql, target: Target<'c>, faults: Faults) -> Self {
         Self {
             sql,
             target,
             refused: None,
+            faults,
+            alone: false,
         }
+    }
+
+    /// Says that it commits by itself.
+    pub(super) fn alone(mut self) -> Self {
+        self.alone = true;
+        self
     }
 
     /// Adds the next argument.

@@ -55,7 +55,7 @@ async fn a_transaction_that_sqlite_ended_does_not_block_the_writer() {
     let fixture = sqlite().await;
     let store = &fixture.store;
     let mut tx = store.db().begin().await.unwrap();
-    let Tx::Sqlite(inner) = &mut tx else {
+    let Tx::Sqlite(inner, _) = &mut tx else {
         panic!("the fixture is SQLite");
     };
     sqlx::query("ROLLBACK").execute(&mut **inner).await.unwrap();
@@ -66,7 +66,10 @@ async fn a_transaction_that_sqlite_ended_does_not_block_the_writer() {
 #[tokio::test]
 async fn sqlite_is_as_durable_as_promised_and_its_readers_cannot_write() {
     let fixture = sqlite().await;
-    let Db::Sqlite { readers, writer } = fixture.store.db() else {
+    let Db::Sqlite {
+        readers, writer, ..
+    } = fixture.store.db()
+    else {
         panic!("the fixture is SQLite");
     };
     for pool in [readers, writer] {
