@@ -24,6 +24,8 @@ const LEASE_PREFIX: &str = "saga/";
 const PRUNE_LEASE: &str = "saga-retention";
 /// Sagas taken at a time.
 const BATCH: i64 = 256;
+/// Sagas of a lost replica held in memory before any of them goes on.
+const TAKEN: usize = 10_000;
 /// Overdue sagas dealt with at a time.
 const OVERDUE: i64 = 100;
 /// The shortest pause between two looks, however many wake-ups there are.
@@ -184,15 +186,15 @@ async fn look(engine: &Engine, life: &Life, swept: &mut Swept) -> Result<Duratio
         if claimed.is_empty() {
             return Ok(BREATH);
         }
-        take(engine, claimed, false).await?;
+        take(engine, &claimed, false).await?;
     }
 }
 
 /// Carries claimed sagas on; `lost` if they were in the hand of a replica that is gone.
-async fn take(engine: &Engine, rows: Vec<SagaRow>, lost: bool) -> Result<(), Error> {
+async fn take(engine: &Engine, rows: &[SagaRow], lost: bool) -> Result<(), Error> {
     let ids: Vec<&str> = rows.iter().map(|row| row.id.as_str()).collect();
     let histories = engine.inner.store.saga_histories(&ids).await?;
-    for row in &rows {
+    for row in rows {
         let taken = match engine.plan(&row.plan_hash).await {
             Ok(steps) => read(row, &steps, &histories),
             Err(error) => Err(error),
@@ -233,7 +235,7 @@ async fn search(
             continue;
         }
         tracing::info!(saga = id, "took up a saga that nobody had in hand");
-        take(engine, vec![row], true).await?;
+        take(engine, &[row], true).await?;
     }
     Ok(())
 }
@@ -288,9 +290,17 @@ async fn take_over(engine: &Engine, life: &Life) -> Result<(), Error> {
             continue;
         };
         loop {
-            let taken = store
-                .take_over_sagas(&life.lease, life.executor, (&dead, crashed), BATCH)
-                .await?;
+            // Those that came first would keep the database from handing over the others: all are taken before any goes on.
+            let mut taken = Vec::new();
+            while taken.len() < TAKEN {
+                let more = store
+                    .take_over_sagas(&life.lease, life.executor, (&dead, crashed), BATCH)
+                    .await?;
+                if more.is_empty() {
+                    break;
+                }
+                taken.extend(more);
+            }
             if taken.is_empty() {
                 break;
             }
@@ -300,7 +310,9 @@ async fn take_over(engine: &Engine, life: &Life) -> Result<(), Error> {
                 sagas = taken.len(),
                 "took over from a lost replica"
             );
-            take(engine, taken, true).await?;
+            for some in taken.chunks(BATCH as usize) {
+                take(engine, some, true).await?;
+            }
         }
         store.release_lease(&claimed).await?;
     }
