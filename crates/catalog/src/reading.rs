@@ -7,7 +7,7 @@ use steadfast_store::{
     SchemaWrite, Store,
 };
 use steadfast_upstream::{PackageName, PackumentAnswer, TarballFindings};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
     compiled::CompiledSchemas,
@@ -61,6 +61,8 @@ impl Reader<'_> {
     ) -> Result<Findings, Error> {
         let stored = self.stored(name).await?;
         let mut findings = Findings::default();
+        // Kept until its first tarball is read: what has begun is finished before more is begun.
+        let mut permit = self.permit().await;
         let current = if self.kinds.packages {
             match self.packument(name, source, &stored).await {
                 Ok(current) => current,
@@ -92,8 +94,9 @@ impl Reader<'_> {
                 .collect();
             let mut reads = Vec::with_capacity(wanted.len());
             for version in wanted {
-                reads.push(self.tarball(name, source, version));
+                reads.push(self.tarball(name, source, version, permit.take()));
             }
+            drop(permit);
             for (version, outcome) in futures::future::join_all(reads).await {
                 self.take_schema(name, version, outcome, &mut findings, &mut write);
             }
@@ -152,10 +155,7 @@ impl Reader<'_> {
         stored: &Stored,
     ) -> Result<Current, steadfast_upstream::Error> {
         let etag = stored.etag_of(source);
-        let answer = {
-            let _permit = self.permit().await;
-            source.registry.packument(name, etag).await?
-        };
+        let answer = source.registry.packument(name, etag).await?;
         match (answer, stored.as_current()) {
             (PackumentAnswer::NotModified, Some(current)) => Ok(current),
             (PackumentAnswer::NotModified, None) => Err(steadfast_upstream::Error::Configuration {
@@ -187,11 +187,15 @@ impl Reader<'_> {
         name: &PackageName,
         source: &Source,
         version: &'v VersionDocument,
+        permit: Option<SemaphorePermit<'_>>,
     ) -> (
         &'v VersionDocument,
         Result<TarballFindings, steadfast_upstream::Error>,
     ) {
-        let _permit = self.permit().await;
+        let _permit = match permit {
+            Some(permit) => Some(permit),
+            None => self.permit().await,
+        };
         let integrity = (!version.integrity.is_empty()).then_some(version.integrity.as_str());
         let limits = &self.options.tarball_limits;
         let read = source
@@ -201,7 +205,7 @@ impl Reader<'_> {
     }
 
     /// The semaphore is never closed; if it were, going on without a permit would do no harm.
-    async fn permit(&self) -> Option<tokio::sync::SemaphorePermit<'_>> {
+    async fn permit(&self) -> Option<SemaphorePermit<'_>> {
         self.permits.acquire().await.ok()
     }
 

@@ -77,8 +77,8 @@ fn check_acknowledged(
 async fn waiting(database: &TestDatabase) -> usize {
     let count = database
         .psql(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND query \
-             LIKE '%publish_batch%' AND pid <> pg_backend_pid()",
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND query ~ \
+             'publish_(append|batch)' AND pid <> pg_backend_pid()",
         )
         .await;
     count.parse().expect("a count is a number")

@@ -21,7 +21,7 @@ async fn an_undo_that_nobody_can_be_asked_about_is_no_proof() {
                 "action": { "builtin": { "name": name, "input": { "do": "unknown" } } },
                 "undo": { "builtin": { "name": name } },
                 "retry": { "attempts": 1, "initial_backoff_ms": 1, "max_backoff_ms": 2 },
-                "timeouts": { "running_ms": 50 },
+                "timeouts": { "running_ms": 1500 },
             }))
         };
         let blind = replica.start(vec![uncertain("blind")]).await;
