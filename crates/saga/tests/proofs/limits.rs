@@ -1,14 +1,19 @@
 //! What is bounded, what is forgotten and when, and what is never written down.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use steadfast_saga::{
-    Error, OnFailure, Options, SecretError, SecretSource, StartSaga, State, Verb,
-    engine::{DOCUMENT_BYTES, LABELS, NAME_BYTES},
-    machine::Seen,
+    Error, OnFailure, Options, SecretError, SecretSource, StartSaga, State, Verb, machine::Seen,
 };
-use steadfast_store::fault::Faults;
+use steadfast_store::fault::{Fault, Faults, Point};
 use tokio::time::Instant;
 
 use crate::scene::{Scene, Setup, effect, noop, start, step, wait};
@@ -33,46 +38,44 @@ async fn what_a_saga_is_started_with_is_bounded() {
         let text = |bytes: usize| json!({ "t": "x".repeat(bytes - 8) });
         let name = |bytes: usize| "n".repeat(bytes);
         let labels = move |count: usize| -> BTreeMap<String, String> {
-            (0..count)
-                .map(|at| (format!("l{at}"), name(NAME_BYTES)))
-                .collect()
+            (0..count).map(|at| (format!("l{at}"), name(128))).collect()
         };
         let steps = |count: usize| (0..count).map(|at| noop(&format!("s{at}"))).collect();
         type Change = Box<dyn Fn(&mut StartSaga, usize)>;
         let bounds: [(&str, usize, Change); 7] = [
             (
                 "inputs",
-                DOCUMENT_BYTES,
+                64 << 10,
                 Box::new(move |saga, size| saga.inputs = text(size)),
             ),
             (
                 "context",
-                DOCUMENT_BYTES,
+                64 << 10,
                 Box::new(move |saga, size| saga.context = text(size)),
             ),
             (
                 "labels",
-                LABELS,
+                32,
                 Box::new(move |saga, size| saga.labels = labels(size)),
             ),
             (
                 "kind",
-                NAME_BYTES,
+                128,
                 Box::new(move |saga, size| saga.kind = name(size)),
             ),
             (
                 "deployment",
-                NAME_BYTES,
+                128,
                 Box::new(move |saga, size| saga.deployment_id = name(size)),
             ),
             (
                 "key",
-                NAME_BYTES,
+                128,
                 Box::new(move |saga, size| saga.concurrency_key = Some(name(size))),
             ),
             (
                 "steps",
-                steadfast_saga::check::STEPS_MAX,
+                100,
                 Box::new(move |saga, size| *saga = start(steps(size))),
             ),
         ];
@@ -131,7 +134,7 @@ async fn what_a_step_returns_is_bounded() {
         };
         let skip = Verb::Skip {
             seen,
-            output: json!("x".repeat(DOCUMENT_BYTES)),
+            output: json!("x".repeat(64 << 10)),
         };
         let refused = process.steer(&id, skip).await;
         assert!(
@@ -183,14 +186,7 @@ async fn a_replica_has_only_so_many_sagas_in_hand() {
 #[tokio::test]
 async fn ended_sagas_are_forgotten_by_state_and_stuck_ones_never() {
     for scene in Scene::both().await {
-        let mut setup = Setup::default();
-        setup.engine = Options {
-            keep_completed: Duration::ZERO,
-            keep_others: Duration::from_secs(3600),
-            retention_interval: Duration::from_millis(50),
-            ..setup.engine
-        };
-        let process = scene.boot(setup).await;
+        let process = scene.boot(keeping(3_600, 3_600, Faults::default())).await;
         let stops = || {
             let mut step = effect("s", "fail");
             step.on_failure = OnFailure::Stop;
@@ -225,20 +221,35 @@ async fn ended_sagas_are_forgotten_by_state_and_stuck_ones_never() {
                 }
             })
             .await;
-        assert!(started.iter().all(Result::is_ok));
-        gone(&scene, "state IN ('pending', 'completed')").await;
-        let ids = "SELECT count(*) FROM saga";
-        assert_eq!(scene.sql(ids).await, "4", "kept for an hour, and for ever");
+        for started in started {
+            process
+                .until_state(&started.unwrap().0.id, State::Completed)
+                .await;
+        }
         drop(process);
 
-        let mut setup = Setup::default();
-        setup.engine = Options {
-            keep_others: Duration::ZERO,
-            retention_interval: Duration::from_millis(50),
-            ..setup.engine
-        };
-        let process = scene.boot(setup).await;
-        gone(&scene, "state IN ('compensated', 'abandoned')").await;
+        let batches = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&batches);
+        let faults = Faults::planned(move |point| {
+            if matches!(point, Point::Committed(names) if names.contains(&"saga_prune")) {
+                counted.fetch_add(1, Ordering::SeqCst);
+            }
+            Fault::None
+        });
+        let process = scene.boot(keeping(0, 3_600, faults)).await;
+        gone(&scene, "completed").await;
+        let ids = "SELECT count(*) FROM saga";
+        assert_eq!(scene.sql(ids).await, "4", "kept for an hour, and for ever");
+        assert_eq!(
+            batches.load(Ordering::SeqCst),
+            2,
+            "600, at most 500 at a time"
+        );
+        drop(process);
+
+        let process = scene.boot(keeping(3_600, 0, Faults::default())).await;
+        gone(&scene, "compensated").await;
+        gone(&scene, "abandoned").await;
         assert_eq!(process.get(&stuck).await.saga.state, State::Stuck);
         assert_eq!(process.get(&parked).await.saga.state, State::Running);
         let events = "SELECT count(DISTINCT saga_id) FROM saga_event";
@@ -255,12 +266,23 @@ async fn ended_sagas_are_forgotten_by_state_and_stuck_ones_never() {
     }
 }
 
-async fn gone(scene: &Scene, which: &str) {
+/// How many seconds ended sagas are kept: those that completed, and others.
+fn keeping(completed: u64, others: u64, faults: Faults) -> Setup {
+    let mut setup = Setup::from(faults);
+    setup.engine = Options {
+        keep_completed: Duration::from_secs(completed),
+        keep_others: Duration::from_secs(others),
+        retention_interval: Duration::from_millis(50),
+        ..setup.engine
+    };
+    setup
+}
+
+async fn gone(scene: &Scene, state: &str) {
     let deadline = Instant::now() + Duration::from_secs(30);
-    let count =
-        format!("SELECT count(*) FROM saga WHERE {which} OR state = 'running' AND wake_us IS NULL");
+    let count = format!("SELECT count(*) FROM saga WHERE state = '{state}'");
     while scene.sql(&count).await != "0" {
-        assert!(Instant::now() < deadline, "{which} are kept");
+        assert!(Instant::now() < deadline, "{state} ones are kept");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

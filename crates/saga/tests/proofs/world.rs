@@ -243,18 +243,25 @@ impl Act for Effect {
                 .and_then(Value::as_str)
                 .unwrap_or_default()
                 .to_owned();
-            let (gate, repeats, broken) = {
+            let (gate, repeats, broken, later) = {
                 let mut inner = world.inner();
                 inner.calls.push(Call::from(&attempt));
                 let broken = attempt.direction == Direction::Backward
                     && inner.broken.contains(&attempt.step);
                 let fails = matches!(what.as_str(), "fail" | "vanish" | "freeze") || broken;
-                let later = what == "flaky" && attempt.attempt < 3;
+                let calls = inner.calls.iter().filter(|call| call.key == attempt.key);
+                // The third call succeeds.
+                let later = what == "flaky" && calls.count() < 3;
                 if !fails && !later {
                     Self::happen(&mut inner, &attempt);
                 }
                 let repeats = inner.twice && !fails && attempt.attempt == 1;
-                (inner.held.get(&attempt.step).cloned(), repeats, broken)
+                (
+                    inner.held.get(&attempt.step).cloned(),
+                    repeats,
+                    broken,
+                    later,
+                )
             };
             if let Some(gate) = gate {
                 gate.pass().await;
@@ -275,7 +282,7 @@ impl Act for Effect {
                     message: "told to".to_owned(),
                     retryable: false,
                 },
-                "flaky" if attempt.attempt < 3 => Outcome::Failed {
+                "flaky" if later => Outcome::Failed {
                     code: "LATER".to_owned(),
                     message: "told to".to_owned(),
                     retryable: true,
