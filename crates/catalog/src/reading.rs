@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use futures::{StreamExt, stream::FuturesUnordered};
 use steadfast_store::{
     PackageRow, PackageWrite, RefreshDeltas, RefreshItemRow, Refreshed, SchemaBlob, SchemaRow,
     SchemaWrite, Store,
@@ -41,6 +42,12 @@ pub(crate) struct Reader<'a> {
     pub(crate) permits: &'a Semaphore,
 }
 
+/// What the tarball of a version brought.
+type Read<'v> = (
+    &'v VersionDocument,
+    Result<TarballFindings, steadfast_upstream::Error>,
+);
+
 struct Stored {
     row: Option<PackageRow>,
     document: Option<PackageDocument>,
@@ -59,10 +66,11 @@ impl Reader<'_> {
         name: &PackageName,
         source: &Source,
     ) -> Result<Findings, Error> {
-        let stored = self.stored(name).await?;
+        // Asked for at once, so that packages are begun in their order; kept until the last tarball is read, so that what has
+        // begun is finished before more is begun.
+        let (_permit, stored) = tokio::join!(self.permit(), self.stored(name));
+        let stored = stored?;
         let mut findings = Findings::default();
-        // Kept until its first tarball is read: what has begun is finished before more is begun.
-        let mut permit = self.permit().await;
         let current = if self.kinds.packages {
             match self.packument(name, source, &stored).await {
                 Ok(current) => current,
@@ -92,12 +100,7 @@ impl Reader<'_> {
                 .iter()
                 .filter_map(|version| current.document.version(version))
                 .collect();
-            let mut reads = Vec::with_capacity(wanted.len());
-            for version in wanted {
-                reads.push(self.tarball(name, source, version, permit.take()));
-            }
-            drop(permit);
-            for (version, outcome) in futures::future::join_all(reads).await {
+            for (version, outcome) in self.tarballs(name, source, wanted).await {
                 self.take_schema(name, version, outcome, &mut findings, &mut write);
             }
             for schema in &write.schemas {
@@ -182,20 +185,49 @@ impl Reader<'_> {
         }
     }
 
+    /// Reads the tarballs of one package: one under the permit that the caller holds, and as many besides as nobody waits
+    /// for. None waits for a permit of its own, so that packages that hang keep none of the others from ending.
+    async fn tarballs<'v>(
+        &self,
+        name: &PackageName,
+        source: &Source,
+        wanted: Vec<&'v VersionDocument>,
+    ) -> Vec<Read<'v>> {
+        let mut done = Vec::with_capacity(wanted.len());
+        let mut wanted = wanted.into_iter().enumerate();
+        let mut under_way = FuturesUnordered::new();
+        let mut own_is_free = true;
+        loop {
+            while wanted.len() > 0 {
+                let extra = if own_is_free {
+                    own_is_free = false;
+                    None
+                } else if let Ok(permit) = self.permits.try_acquire() {
+                    Some(permit)
+                } else {
+                    break;
+                };
+                under_way.extend(wanted.next().map(|(at, version)| async move {
+                    (at, self.tarball(name, source, version).await, extra)
+                }));
+            }
+            let Some((at, read, extra)) = under_way.next().await else {
+                break;
+            };
+            own_is_free |= extra.is_none();
+            done.push((at, read));
+        }
+        // Written in the order of the versions, whichever came first.
+        done.sort_unstable_by_key(|(at, _)| *at);
+        done.into_iter().map(|(_, read)| read).collect()
+    }
+
     async fn tarball<'v>(
         &self,
         name: &PackageName,
         source: &Source,
         version: &'v VersionDocument,
-        permit: Option<SemaphorePermit<'_>>,
-    ) -> (
-        &'v VersionDocument,
-        Result<TarballFindings, steadfast_upstream::Error>,
-    ) {
-        let _permit = match permit {
-            Some(permit) => Some(permit),
-            None => self.permit().await,
-        };
+    ) -> Read<'v> {
         let integrity = (!version.integrity.is_empty()).then_some(version.integrity.as_str());
         let limits = &self.options.tarball_limits;
         let read = source

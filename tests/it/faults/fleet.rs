@@ -34,7 +34,7 @@ const VERSIONS: [&str; 2] = ["1.0.0", "1.1.0"];
 /// A registry of packages that are alike, and the configuration of a server that takes them.
 #[derive(Debug)]
 pub(crate) struct Registry {
-    pub(crate) npm: NpmServer,
+    pub(crate) upstream: NpmServer,
     pub(crate) names: Vec<String>,
     pub(crate) concurrency: usize,
     pub(crate) lease: Duration,
@@ -59,10 +59,10 @@ impl Registry {
             versions: VERSIONS.len(),
         };
         let names = (0..count).map(|index| packages.name(index)).collect();
-        let npm = NpmServer::start().await;
-        npm.generate(packages);
+        let upstream = NpmServer::start().await;
+        upstream.generate(packages);
         Self {
-            npm,
+            upstream,
             names,
             concurrency: 4,
             lease: Duration::from_secs(10),
@@ -77,7 +77,7 @@ impl Registry {
              \"npm\"\nregistry = \"{}\"\nnames = [{}]\n[lease]\nduration_ms = {}\n",
             self.fills,
             self.concurrency,
-            self.npm.url(),
+            self.upstream.url(),
             names.join(", "),
             self.lease.as_millis(),
         ))
@@ -85,19 +85,19 @@ impl Registry {
 
     /// How often the document of each package was asked for, in the order of the names.
     pub(crate) fn packument_requests(&self) -> Vec<usize> {
-        let requests = self.npm.requests();
+        let requests = self.upstream.requests();
         let count = |name: &String| requests.count(&format!("/{name}"));
         self.names.iter().map(count).collect()
     }
 
     /// How many tarballs were asked for.
     pub(crate) fn tarball_requests(&self) -> usize {
-        self.npm.requests().count("*.tgz")
+        self.upstream.requests().count("*.tgz")
     }
 
     /// The packages about which anything was asked.
     pub(crate) fn asked_about(&self) -> BTreeSet<String> {
-        let requests = self.npm.requests();
+        let requests = self.upstream.requests();
         let asked = |name: &&String| {
             requests.count(&format!("/{name}")) + requests.count(&format!("/{name}/*")) > 0
         };

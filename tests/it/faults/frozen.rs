@@ -80,7 +80,7 @@ impl Scene {
 async fn while_it_reads() {
     let scene = Scene::set().await;
     let caller = Caller::to(&scene.sleeper).await;
-    let gate = scene.registry.npm.hold("/@acme/part-00005*");
+    let gate = scene.registry.upstream.hold("/@acme/part-00005*");
     let run = caller.start_refresh().await.refresh.expect("has one");
     gate.arrived(1).await;
     scene.sleeper.signal(Signal::SIGSTOP);
@@ -94,7 +94,7 @@ async fn while_it_reads() {
 async fn in_the_middle_of_a_transaction() {
     let scene = Scene::set().await;
     let caller = Caller::to(&scene.sleeper).await;
-    let gate = scene.registry.npm.hold("/@acme/part-00005*");
+    let gate = scene.registry.upstream.hold("/@acme/part-00005*");
     let run = caller.start_refresh().await.refresh.expect("has one");
     gate.arrived(1).await;
     eventually("all but one have landed", async || {

@@ -174,7 +174,7 @@ async fn what_a_refresh_brought_is_recorded_once_though_its_commit_is_slow_and_i
     let url = cluster.url_through(&proxy, "refresh");
     let server = registry.server().database_url(url).start().await;
     let caller = Caller::to(&server).await;
-    let gate = registry.npm.hold("/@acme/part-00004*");
+    let gate = registry.upstream.hold("/@acme/part-00004*");
     let run = caller.start_refresh().await.refresh.expect("has one");
     gate.arrived(1).await;
     eventually("the others have landed", async || {

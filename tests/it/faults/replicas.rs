@@ -49,7 +49,7 @@ async fn concurrent_requests_join_one_run() {
     let servers = two(&registry, &database).await;
     let [a, b] = callers(&servers).await;
     // The first run has begun to read, so that it can no longer be joined.
-    let gate = registry.npm.hold("/@acme/*");
+    let gate = registry.upstream.hold("/@acme/*");
     let first = id_of(&a.start_refresh().await);
     gate.arrived(4).await;
     let (on_a, on_b) = tokio::join!(a.start_refresh(), b.start_refresh());
@@ -108,8 +108,8 @@ async fn a_replica_started_late_answers_without_asking_upstream() {
         (early.listed().await.len() == 12).then_some(())
     })
     .await;
-    registry.npm.reset_requests();
-    registry.npm.set_down(true);
+    registry.upstream.reset_requests();
+    registry.upstream.set_down(true);
     let second = registry.server().database_url(database.url()).start().await;
     let late = Caller::to(&second).await;
     // The very first answers, not those after a while.
@@ -117,7 +117,7 @@ async fn a_replica_started_late_answers_without_asking_upstream() {
     let expected = early.catalogue(&registry.names).await;
     assert_same_answers(&registry.names, &answers, &expected);
     assert!(answers.iter().all(Option::is_some));
-    assert_eq!(registry.npm.requests().total(), 0);
+    assert_eq!(registry.upstream.requests().total(), 0);
 }
 
 /// Kills the replica that refreshes half way. The other serves what is there, takes over, and fetches what is missing.
@@ -129,7 +129,7 @@ async fn taken_over_within(lease: Duration, margin: Duration) {
     let (first, caller) = (Caller::to(&doomed).await, Caller::to(&heir).await);
     // Four are read at a time: the last twelve are held, and the twelve before them land.
     let late: Vec<_> = (12..24)
-        .map(|index| registry.npm.hold(&format!("/@acme/part-{index:05}*")))
+        .map(|index| registry.upstream.hold(&format!("/@acme/part-{index:05}*")))
         .collect();
     let id = id_of(&first.start_refresh().await);
     late[0].arrived(1).await;
@@ -149,7 +149,7 @@ async fn taken_over_within(lease: Duration, margin: Duration) {
     let present = caller.catalogue(&registry.names).await;
     assert!(present[..12].iter().all(Option::is_some));
     assert!(present[12..].iter().all(Option::is_none));
-    registry.npm.reset_requests();
+    registry.upstream.reset_requests();
     for gate in &late {
         gate.release();
     }

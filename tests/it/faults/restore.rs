@@ -79,7 +79,7 @@ impl Scene {
         cluster.resume().await;
         let mut lost = vec![publish_when_back(&caller, "lost-first").await];
         let name = &registry.names[1];
-        registry.npm.change(name, |package| {
+        registry.upstream.change(name, |package| {
             package.description = Some("Changed after the copy was made".to_owned());
         });
         let run = caller.start_refresh().await.refresh.expect("has one");
