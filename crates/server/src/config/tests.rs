@@ -403,6 +403,41 @@ fn only_postgresql_has_an_address() {
 }
 
 #[test]
+fn a_database_has_a_port_that_there_can_be() {
+    let given = |url: &str| load("", &[], &[("database.url", url)]);
+    assert!(given("postgres://u@h:65535/db").is_ok());
+    for (url, found) in [
+        (
+            "postgres://u:hunter2@h:65536/db",
+            "\"postgres://u:***@h:65536/db\"",
+        ),
+        (
+            "postgres://h/db?port=70000",
+            "\"postgres://h/db?port=70000\"",
+        ),
+        // It may be a password without its host.
+        ("postgres://u:70000/db", "\"postgres://***\""),
+    ] {
+        let errors = given(url).expect_err("there is no such port").0;
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        let ConfigError {
+            path,
+            origin,
+            allowed,
+            remedy,
+            ..
+        } = &errors[0];
+        assert_eq!((path.as_str(), origin), ("database.url", &Origin::Flag));
+        assert_eq!(errors[0].found, found);
+        assert!(allowed.ends_with("a port from 1 to 65535"), "{allowed}");
+        assert!(
+            remedy.starts_with("correct the port, or leave it out"),
+            "{remedy}"
+        );
+    }
+}
+
+#[test]
 fn secrets_are_never_shown() {
     let secret = "hunter2";
     let file = format!("[database]\nurl = \"postgres://u:{secret}@h/db?password={secret}\"\n");
