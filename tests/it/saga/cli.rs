@@ -184,10 +184,15 @@ async fn a_saga_is_started_watched_and_shown() {
                 "is completed after",
             ],
         );
+        // Nobody is known to use this machine, and nobody is said to.
         let told = stage.saga_json(0, &more(&["--wait"])).await;
         assert_eq!(
-            (&told["state"], &told["labels"]["team"]),
-            (&json!("completed"), &json!("a"))
+            (
+                &told["state"],
+                &told["labels"]["team"],
+                &told["triggered_by"]
+            ),
+            (&json!("completed"), &json!("a"), &json!(""))
         );
         let once = more(&["--request-id", "once"]);
         let started = stage.saga_json(0, &once).await;
@@ -208,7 +213,7 @@ async fn a_saga_is_started_watched_and_shown() {
         stage.saga(2, &["start"]).await;
 
         let lines = stage.saga(0, &["watch", &id]).await;
-        assert_tells(&lines, &["● created", "→ greet: done", "● completed"]);
+        assert_tells(&lines, &["● created\n", "→ greet: done", "● completed"]);
         let lines = stage.saga(0, &["watch", &id, "-o", "json"]).await;
         let lines: Vec<Value> = lines
             .lines()

@@ -179,7 +179,10 @@ fn request(args: StartArgs) -> Result<StartSagaRequest, Failure> {
         plan: Some(plan),
         kind: args.kind,
         deployment_id: args.deployment,
-        triggered_by: args.triggered_by.unwrap_or_else(super::steer::user),
+        triggered_by: args
+            .triggered_by
+            .or_else(super::steer::user)
+            .unwrap_or_default(),
         inputs_json: Value::Object(inputs).to_string(),
         context_json: args.context,
         labels: args.labels.into_iter().collect(),
@@ -289,7 +292,7 @@ fn request_of_line(line: &str) -> Result<StartSagaRequest, String> {
         return Err("it must be an object".to_owned());
     };
     let mut request = StartSagaRequest {
-        triggered_by: super::steer::user(),
+        triggered_by: super::steer::user().unwrap_or_default(),
         request_id: Uuid::now_v7().to_string(),
         ..StartSagaRequest::default()
     };

@@ -74,20 +74,24 @@ struct SeenArgs {
     control_version: Option<i64>,
 }
 
-/// Whoever uses this machine.
-pub(super) fn user() -> String {
+/// Whoever uses this machine, if it says so.
+pub(super) fn user() -> Option<String> {
     ["STEADFAST_ACTOR", "USER", "LOGNAME"]
         .iter()
         .filter_map(|name| std::env::var(name).ok())
         .find(|name| !name.is_empty())
-        .unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// Who steers: a verb is kept with its actor, so it needs one.
+fn actor(given: Option<String>) -> String {
+    given.or_else(user).unwrap_or_else(|| "unknown".to_owned())
 }
 
 pub(super) async fn cancel(args: SteerArgs, session: &Session) -> Result<Exit, Failure> {
     let connection = session.connect().await?;
     let request = CancelSagaRequest {
         id: args.saga.id,
-        actor: args.who.actor.unwrap_or_else(user),
+        actor: actor(args.who.actor),
         reason: args.who.reason,
     };
     let mut client = connection.sagas();
@@ -99,7 +103,7 @@ pub(super) async fn pause(args: SteerArgs, session: &Session) -> Result<Exit, Fa
     let connection = session.connect().await?;
     let request = PauseSagaRequest {
         id: args.saga.id,
-        actor: args.who.actor.unwrap_or_else(user),
+        actor: actor(args.who.actor),
         reason: args.who.reason,
     };
     let mut client = connection.sagas();
@@ -111,7 +115,7 @@ pub(super) async fn resume(args: SteerArgs, session: &Session) -> Result<Exit, F
     let connection = session.connect().await?;
     let request = ResumeSagaRequest {
         id: args.saga.id,
-        actor: args.who.actor.unwrap_or_else(user),
+        actor: actor(args.who.actor),
         reason: args.who.reason,
     };
     let mut client = connection.sagas();
@@ -124,7 +128,7 @@ pub(super) async fn retry(args: DecideArgs, session: &Session) -> Result<Exit, F
     let request = RetryStepRequest {
         seen: Some(seen(&connection, &args.saga.id, args.seen).await?),
         id: args.saga.id,
-        actor: args.who.actor.unwrap_or_else(user),
+        actor: actor(args.who.actor),
         reason: args.who.reason,
     };
     let mut client = connection.sagas();
@@ -143,7 +147,7 @@ pub(super) async fn skip(args: SkipArgs, session: &Session) -> Result<Exit, Fail
     let request = SkipStepRequest {
         seen: Some(seen(&connection, &args.saga.id, args.seen).await?),
         id: args.saga.id,
-        actor: args.who.actor.unwrap_or_else(user),
+        actor: actor(args.who.actor),
         reason: args.who.reason,
         output_json,
     };
@@ -157,7 +161,7 @@ pub(super) async fn abandon(args: DecideArgs, session: &Session) -> Result<Exit,
     let request = AbandonSagaRequest {
         seen: Some(seen(&connection, &args.saga.id, args.seen).await?),
         id: args.saga.id,
-        actor: args.who.actor.unwrap_or_else(user),
+        actor: actor(args.who.actor),
         reason: args.who.reason,
     };
     let mut client = connection.sagas();
