@@ -1,5 +1,6 @@
 //! Sagas, by the real program: as their users meet them, and whatever happens to it.
 
+mod case;
 mod cli;
 mod following;
 mod gate;
