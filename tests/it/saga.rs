@@ -2,6 +2,7 @@
 
 mod case;
 mod cli;
+mod drama;
 mod following;
 mod gate;
 mod judge;
