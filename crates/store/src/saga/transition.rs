@@ -32,7 +32,7 @@ statements! {
                  crashes = CASE WHEN e.value ->> 'progress' THEN 0 ELSE saga.crashes END, \
                  started_us = coalesce(saga.started_us, $5), \
                  ended_us = CASE WHEN e.value ->> 'ended' THEN $5 END \
-             FROM json_each($1) e WHERE saga.id = e.value ->> 'id' \
+             FROM jsonb_each($1) e WHERE saga.id = e.value ->> 'id' \
              AND saga.version = e.value ->> 'expected' AND saga.owner = e.value ->> 'held_by' \
              AND EXISTS (SELECT 1 FROM lease WHERE name = $2 AND fence = $3 AND owner = $4)"
         }
@@ -42,7 +42,7 @@ statements! {
         sqlite {
             "INSERT INTO saga_event (saga_id, version, time_us, actor, reason, records) \
              SELECT e.value ->> 'id', (e.value ->> 'expected') + 1, $2, '', '', e.value ->> 'records' \
-             FROM json_each($1) e"
+             FROM jsonb_each($1) e"
         }
     ];
     /// Which are as they were written, now or by a call whose answer was lost.
