@@ -252,7 +252,11 @@ async fn accept(
         resource::forget(tx, drift.key).await?;
         let closed = tx.statement(&CLOSE_OTHERS).bind(drift.key);
         let closed: Vec<VersionRow> = closed.all().await?;
-        changes.extend(closed.iter().map(|other| row::change(&other.id, other.version)));
+        changes.extend(
+            closed
+                .iter()
+                .map(|other| row::change(&other.id, other.version)),
+        );
         if known.live_version == 0 {
             change.op = Op::Delete;
         }

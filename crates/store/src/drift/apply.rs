@@ -362,11 +362,7 @@ impl Store {
 }
 
 /// A statement about some resources.
-fn about<'c>(
-    tx: &'c mut Tx,
-    sql: &'static Sql,
-    keys: &[i64],
-) -> Result<Statement<'c>, Error> {
+fn about<'c>(tx: &'c mut Tx, sql: &'static Sql, keys: &[i64]) -> Result<Statement<'c>, Error> {
     Ok(match tx.engine() {
         Engine::Postgres => tx.statement(sql).bind_column(keys.to_vec()),
         Engine::Sqlite => tx.statement(sql).bind(json(keys)?),
@@ -400,12 +396,16 @@ async fn write_drifts(
         .flat_map(|one| &one.opens)
         .map(|_| Uuid::now_v7().to_string())
         .collect();
-    let opens = still.iter().flat_map(|one| one.opens.iter().map(move |open| (one, open)));
+    let opens = still
+        .iter()
+        .flat_map(|one| one.opens.iter().map(move |open| (one, open)));
     let opens: Vec<Row<'_>> = opens
         .zip(&ids)
         .map(|((one, open), id)| Row::new(one, id, 0, open))
         .collect();
-    let updates = still.iter().flat_map(|one| one.updates.iter().map(move |update| (one, update)));
+    let updates = still
+        .iter()
+        .flat_map(|one| one.updates.iter().map(move |update| (one, update)));
     let updates: Vec<Row<'_>> = updates
         .map(|(one, update)| Row {
             value_changed: update.value_changed,
@@ -413,7 +413,9 @@ async fn write_drifts(
             ..Row::new(one, &update.id, update.version, &update.now)
         })
         .collect();
-    let closing = still.iter().flat_map(|one| one.closes.iter().map(move |close| (one.key, close)));
+    let closing = still
+        .iter()
+        .flat_map(|one| one.closes.iter().map(move |close| (one.key, close)));
     let closing: Vec<(i64, &DriftClose)> = closing.collect();
     let closes = closing.iter().map(|(_, close)| CloseRow {
         id: &close.id,
@@ -474,7 +476,10 @@ async fn run<T: Serialize>(
         return Ok(HashMap::new());
     }
     let written: Vec<IdRow> = tx.statement(sql).bind(json(rows)?).all().await?;
-    Ok(written.into_iter().map(|row| (row.id, row.version)).collect())
+    Ok(written
+        .into_iter()
+        .map(|row| (row.id, row.version))
+        .collect())
 }
 
 /// Keeps verdicts, and takes away what is due no more.
@@ -498,23 +503,23 @@ async fn settle(tx: &mut Tx, settled: &[&Compared]) -> Result<(), Error> {
             continue;
         }
         let statement = tx.engine();
-        let statement = match statement {
-            Engine::Sqlite => tx.statement(sql).bind(json(&rows)?),
-            Engine::Postgres => {
-                let statement = tx
-                    .statement(sql)
-                    .bind_column::<i64>(rows.iter().map(|row| row.key).collect())
-                    .bind_column::<i64>(rows.iter().map(|row| row.generation).collect());
-                match sql.name {
-                    "drift_apply_decide" => statement
-                        .bind_column::<&str>(rows.iter().map(|row| row.verdict).collect()),
-                    "drift_apply_next" => {
-                        statement.bind_column::<i64>(rows.iter().map(|row| row.due_us).collect())
+        let statement =
+            match statement {
+                Engine::Sqlite => tx.statement(sql).bind(json(&rows)?),
+                Engine::Postgres => {
+                    let statement = tx
+                        .statement(sql)
+                        .bind_column::<i64>(rows.iter().map(|row| row.key).collect())
+                        .bind_column::<i64>(rows.iter().map(|row| row.generation).collect());
+                    match sql.name {
+                        "drift_apply_decide" => statement
+                            .bind_column::<&str>(rows.iter().map(|row| row.verdict).collect()),
+                        "drift_apply_next" => statement
+                            .bind_column::<i64>(rows.iter().map(|row| row.due_us).collect()),
+                        _ => statement,
                     }
-                    _ => statement,
                 }
-            }
-        };
+            };
         statement.execute().await?;
     }
     Ok(())

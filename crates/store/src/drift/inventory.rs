@@ -364,10 +364,7 @@ impl Store {
     ///
     /// # Errors
     /// If the database does not answer.
-    pub async fn fail_abandoned_inventories(
-        &self,
-        age: std::time::Duration,
-    ) -> Result<u64, Error> {
+    pub async fn fail_abandoned_inventories(&self, age: std::time::Duration) -> Result<u64, Error> {
         let abandoned = self.db().read(&ABANDONED).bind(micros(age));
         let abandoned: Vec<IdRow> = abandoned.all().await?;
         let end = InventoryEnd {

@@ -326,7 +326,10 @@ fn decide<'a>(input: &'a PendingRecord, held: &HeldRow) -> Decided<'a> {
             changed: true,
         });
     }
-    if record.expected_version.is_some_and(|expected| expected != version) {
+    if record
+        .expected_version
+        .is_some_and(|expected| expected != version)
+    {
         return nothing(Recorded::Changed { version });
     }
     let spec_changed = !held.recorded || held.spec != record.spec;

@@ -315,7 +315,9 @@ impl<'a> Batch<'a> {
             refused: vec![None; inputs.len()],
             versions: HashMap::new(),
         };
-        let ids = inputs.iter().filter_map(|input| input.reports.inventory.as_deref());
+        let ids = inputs
+            .iter()
+            .filter_map(|input| input.reports.inventory.as_deref());
         let ids: BTreeSet<&str> = ids.collect();
         let mut inventories = HashMap::new();
         for id in ids {
@@ -331,33 +333,37 @@ impl<'a> Batch<'a> {
                 };
                 now = Some(now_us);
                 let waited = input.received.elapsed();
-                batch.items.extend(input.reports.observed.iter().map(|observed| Item {
-                    call,
-                    observed,
-                    observed_us: now_us - micros(waited) - micros(observed.age),
-                    inventory: 0,
-                    key: None,
-                    outcome: None,
-                }));
+                batch
+                    .items
+                    .extend(input.reports.observed.iter().map(|observed| Item {
+                        call,
+                        observed,
+                        observed_us: now_us - micros(waited) - micros(observed.age),
+                        inventory: 0,
+                        key: None,
+                        outcome: None,
+                    }));
                 continue;
             };
             match inventories.get(id) {
                 Some(Some(inventory)) if inventory.state == "running" => {
                     let types: Vec<String> = serde_json::from_str(&inventory.types)
                         .map_err(|_| Error::Corrupt("drift_inventory.types"))?;
-                    batch.items.extend(input.reports.observed.iter().map(|observed| {
-                        let name = &observed.name;
-                        let covered = name.provider == inventory.provider
-                            && (types.is_empty() || types.contains(&name.kind));
-                        Item {
-                            call,
-                            observed,
-                            observed_us: inventory.start_us,
-                            inventory: inventory.key,
-                            key: None,
-                            outcome: (!covered).then_some(ReportOutcome::OutOfScope),
-                        }
-                    }));
+                    batch
+                        .items
+                        .extend(input.reports.observed.iter().map(|observed| {
+                            let name = &observed.name;
+                            let covered = name.provider == inventory.provider
+                                && (types.is_empty() || types.contains(&name.kind));
+                            Item {
+                                call,
+                                observed,
+                                observed_us: inventory.start_us,
+                                inventory: inventory.key,
+                                key: None,
+                                outcome: (!covered).then_some(ReportOutcome::OutOfScope),
+                            }
+                        }));
                 }
                 Some(Some(_)) => batch.refused[call] = Some(Reported::InventoryEnded),
                 _ => batch.refused[call] = Some(Reported::UnknownInventory),
@@ -441,7 +447,10 @@ impl<'a> Batch<'a> {
         writes.sort_unstable_by_key(|write| write.key);
         touches.sort_unstable_by_key(|touch| touch.key);
         let written = write(tx, &writes).await?;
-        self.versions = written.into_iter().map(|row| (row.key, row.version)).collect();
+        self.versions = written
+            .into_iter()
+            .map(|row| (row.key, row.version))
+            .collect();
         touch(tx, &touches).await?;
         let written = self.versions.keys().copied();
         let due = written.chain(touches.iter().map(|touch| touch.key));
@@ -513,11 +522,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Leaves what each call named within its inventory. Returns whether there was anything.
-    async fn remember(
-        &self,
-        tx: &mut Tx,
-        inputs: &[Arc<PendingReports>],
-    ) -> Result<bool, Error> {
+    async fn remember(&self, tx: &mut Tx, inputs: &[Arc<PendingReports>]) -> Result<bool, Error> {
         let mut any = false;
         for (call, items) in self.calls(inputs.len()) {
             let Some(inventory) = items.first().map(|item| item.inventory) else {
@@ -552,7 +557,8 @@ impl<'a> Batch<'a> {
             };
             let version = self.versions.get(&row.key).copied().unwrap_or(0);
             changes[item.call].push(resource::change(&item.observed.name, row.writes, version));
-            let was_there = row.version.is_some() && row.misses != Some(2) && row.blank != Some(true);
+            let was_there =
+                row.version.is_some() && row.misses != Some(2) && row.blank != Some(true);
             let kind = match (item.observed.gone, was_there) {
                 (true, _) => "gone",
                 (false, false) => "appeared",
@@ -600,8 +606,7 @@ impl<'a> Batch<'a> {
         calls
             .zip(refused)
             .map(|((_, items), refused)| {
-                Ok(refused
-                    .unwrap_or_else(|| Reported::Done(items.iter().map(outcome).collect())))
+                Ok(refused.unwrap_or_else(|| Reported::Done(items.iter().map(outcome).collect())))
             })
             .collect()
     }

@@ -7,7 +7,7 @@ use sqlx::FromRow;
 use super::{DRIFT_TOPIC, ResourceName, json, seen};
 use crate::{
     Change, Error, Op, Store,
-    engine::{Tx, statements},
+    engine::{Statement, Tx, statements},
 };
 
 /// What is selected of a drift.
@@ -244,33 +244,44 @@ impl Store {
         let mut tx = self.db().begin_snapshot().await?;
         // Above every UUID in text.
         let before = if before.is_empty() { "~" } else { before };
-        let bind = |statement: crate::engine::Statement<'_>, before: &str| {
-            statement
-                .bind(before.to_owned())
-                .bind(states.clone())
-                .bind(filter.kinds.join(","))
-                .bind(filter.min_severity)
-                .bind(filter.provider.clone())
-                .bind(filter.resource_kind.clone())
-                .bind(filter.resource_id.clone())
-                .bind(labels.clone())
-                .bind(filter.path.clone())
-        };
-        let mut rows: Vec<DriftRow> = bind(tx.statement(statement), before)
-            .bind(filter.include_suppressed)
-            .bind(limit)
-            .all()
-            .await?;
+        let mut rows: Vec<DriftRow> =
+            bind(tx.statement(statement), before, &states, &labels, filter)
+                .bind(filter.include_suppressed)
+                .bind(limit)
+                .all()
+                .await?;
         lift(&mut tx, &mut rows).await?;
         let hidden = if filter.include_suppressed {
             0
         } else {
-            let hidden: CountRow = bind(tx.statement(&HIDDEN), "~").one().await?;
+            let hidden: CountRow = bind(tx.statement(&HIDDEN), "~", &states, &labels, filter)
+                .one()
+                .await?;
             hidden.count
         };
         tx.rollback().await?;
         Ok((rows, hidden))
     }
+}
+
+/// Adds the arguments of a filter.
+fn bind<'c>(
+    statement: Statement<'c>,
+    before: &str,
+    states: &str,
+    labels: &Option<String>,
+    filter: &DriftFilter,
+) -> Statement<'c> {
+    statement
+        .bind(before.to_owned())
+        .bind(states.to_owned())
+        .bind(filter.kinds.join(","))
+        .bind(filter.min_severity)
+        .bind(filter.provider.clone())
+        .bind(filter.resource_kind.clone())
+        .bind(filter.resource_id.clone())
+        .bind(labels.clone())
+        .bind(filter.path.clone())
 }
 
 /// Adds what complete inventories saw since, without writing it to each resource.

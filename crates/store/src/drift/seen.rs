@@ -276,6 +276,10 @@ mod tests {
         let mut set = KeySet::default();
         keys.iter().for_each(|&key| set.insert(key));
         assert!(keys.iter().all(|&key| set.contains(key)));
-        assert!(![0, 3, 126, 4_094, 4_097].iter().any(|&key| set.contains(key)));
+        assert!(
+            ![0, 3, 126, 4_094, 4_097]
+                .iter()
+                .any(|&key| set.contains(key))
+        );
     }
 }

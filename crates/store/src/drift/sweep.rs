@@ -281,7 +281,11 @@ impl Store {
             None => tx.statement(&AGAIN).bind(id).execute().await?,
         };
         if again == 0 {
-            let state = if error.is_some() { "failed" } else { "completed" };
+            let state = if error.is_some() {
+                "failed"
+            } else {
+                "completed"
+            };
             let ended = tx.statement(&END).bind(id).bind(state);
             ended.bind(error.unwrap_or_default()).execute().await?;
             tx.statement(&PRUNE).bind(keep).execute().await?;
