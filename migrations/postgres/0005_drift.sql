@@ -27,7 +27,8 @@ CREATE UNIQUE INDEX drift_resource_id ON drift_resource (provider, type, id) INC
 -- What the provider says. A report that repeats it writes nothing here, unless the row's own observation does not count for the spec
 -- as applied; so `observed_us` says from when the observation counts at least, and `drift_seen_block` who saw it since.
 -- `misses` is 0 while it is there, 1 once a complete inventory did not have it, 2 when it is gone; `missed_us` is when that inventory
--- began. `inventory` is 0 for a report on its own. `attributes` is empty if there never was a report.
+-- began. `inventory` is 0 for a report on its own. `attributes` is empty if there never was a report;
+-- `digest` is equal for observations that mean the same.
 -- Half of each page is left free, so that an update stays on it and touches no index.
 CREATE TABLE drift_live (
     key bigint PRIMARY KEY,
@@ -37,6 +38,7 @@ CREATE TABLE drift_live (
     misses bigint NOT NULL,
     missed_us bigint NOT NULL,
     transition text NOT NULL,
+    digest text NOT NULL,
     attributes text NOT NULL
 ) WITH (fillfactor = 50);
 

@@ -27,7 +27,8 @@ CREATE UNIQUE INDEX drift_resource_id ON drift_resource (provider, type, id);
 -- What the provider says. A report that repeats it writes nothing here, unless the row's own observation does not count for the spec
 -- as applied; so `observed_us` says from when the observation counts at least, and `drift_seen_block` who saw it since.
 -- `misses` is 0 while it is there, 1 once a complete inventory did not have it, 2 when it is gone; `missed_us` is when that inventory
--- began. `inventory` is 0 for a report on its own. `attributes` is empty if there never was a report.
+-- began. `inventory` is 0 for a report on its own. `attributes` is empty if there never was a report;
+-- `digest` is equal for observations that mean the same.
 CREATE TABLE drift_live (
     key INTEGER PRIMARY KEY,
     version INTEGER NOT NULL,
@@ -36,6 +37,7 @@ CREATE TABLE drift_live (
     misses INTEGER NOT NULL,
     missed_us INTEGER NOT NULL,
     transition TEXT NOT NULL,
+    digest TEXT NOT NULL,
     attributes TEXT NOT NULL
 ) STRICT;
 

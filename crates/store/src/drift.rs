@@ -28,7 +28,7 @@ use crate::Error;
 pub use accept::{AcceptScene, AcceptWrite, Accepted, SnoozeWrite};
 pub use apply::{AppliedPage, Compared, DriftClose, DriftOpen, DriftUpdate, SweepWrite};
 pub use event::DriftEventRow;
-pub use inventory::{InventoryEnd, InventoryEnded, InventoryFilter, InventoryRow};
+pub use inventory::{FailedLook, InventoryEnd, InventoryEnded, InventoryFilter, InventoryRow};
 pub use page::{DueResource, OpenDrift, PastDrift, SweepResource};
 pub use policy::{PolicyRow, PolicyWrite, PolicyWritten};
 pub use prune::DriftRetention;

@@ -39,8 +39,8 @@ pub use compact::Retention;
 pub use drift::{
     AcceptScene, AcceptWrite, Accepted, AppliedPage, Compared, DRIFT_TOPIC, DriftClose,
     DriftEventRow, DriftFilter, DriftOpen, DriftRetention, DriftRow, DriftUpdate, DueResource,
-    InventoryEnd, InventoryEnded, InventoryFilter, InventoryRow, NewRecord, NewReports, NewSweep,
-    Observed, OpenDrift, POLICY_TOPIC, PastDrift, PolicyRow, PolicyWrite, PolicyWritten,
+    FailedLook, InventoryEnd, InventoryEnded, InventoryFilter, InventoryRow, NewRecord, NewReports,
+    NewSweep, Observed, OpenDrift, POLICY_TOPIC, PastDrift, PolicyRow, PolicyWrite, PolicyWritten,
     RESOURCE_KEY_PREFIX, RESOURCE_TOPIC, Recorded, ReportOutcome, Reported, ResourceFilter,
     ResourceName, ResourceRow, SnoozeWrite, SweepAsked, SweepResource, SweepRow, SweepWrite,
 };

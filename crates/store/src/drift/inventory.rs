@@ -80,8 +80,8 @@ statements! {
     /// Counts a miss, unless the resource was seen since the inventory began.
     MISS = "drift_inventory_miss" => [
         postgres {
-            "INSERT INTO drift_live (key, version, observed_us, inventory, misses, missed_us, transition, attributes) \
-             SELECT e.key, 1, CASE WHEN e.misses = 2 THEN $2 ELSE 0 END, 0, e.misses, $2, '', '' \
+            "INSERT INTO drift_live (key, version, observed_us, inventory, misses, missed_us, transition, digest, attributes) \
+             SELECT e.key, 1, CASE WHEN e.misses = 2 THEN $2 ELSE 0 END, 0, e.misses, $2, '', '', '' \
              FROM unnest($1::bigint[], $3::bigint[]) AS e(key, misses) ORDER BY e.key \
              ON CONFLICT (key) DO UPDATE SET version = drift_live.version + 1, misses = excluded.misses, \
                  missed_us = excluded.missed_us, inventory = CASE WHEN excluded.misses = 2 THEN $4 ELSE drift_live.inventory END, \
@@ -90,8 +90,8 @@ statements! {
              WHERE drift_live.observed_us < $2 RETURNING key, version"
         }
         sqlite {
-            "INSERT INTO drift_live (key, version, observed_us, inventory, misses, missed_us, transition, attributes) \
-             SELECT e.value ->> 'key', 1, CASE WHEN e.value ->> 'misses' = 2 THEN $2 ELSE 0 END, 0, e.value ->> 'misses', $2, '', '' \
+            "INSERT INTO drift_live (key, version, observed_us, inventory, misses, missed_us, transition, digest, attributes) \
+             SELECT e.value ->> 'key', 1, CASE WHEN e.value ->> 'misses' = 2 THEN $2 ELSE 0 END, 0, e.value ->> 'misses', $2, '', '', '' \
              FROM json_each($1) e WHERE true \
              ON CONFLICT (key) DO UPDATE SET version = drift_live.version + 1, misses = excluded.misses, \
                  missed_us = excluded.missed_us, inventory = CASE WHEN excluded.misses = 2 THEN $4 ELSE drift_live.inventory END, \
@@ -99,6 +99,15 @@ statements! {
                  observed_us = CASE WHEN excluded.misses = 2 THEN $2 ELSE drift_live.observed_us END \
              WHERE drift_live.observed_us < $2 AND $3 IS NULL RETURNING key, version"
         }
+    ];
+    /// Resources of a provider, of one type or of all, that nobody has looked at since they were applied.
+    UNSEEN = "drift_inventory_unseen" => [
+        "SELECT v.key FROM drift_verdict v JOIN drift_resource r ON r.key = v.key WHERE v.verdict = 'not_observed' AND v.key > $1 \
+         AND r.provider = $2 AND ($3 = '' OR r.type = $3) ORDER BY v.key LIMIT $4"
+    ];
+    /// When the newest inventories of each scope began that failed.
+    FAILED = "drift_inventory_failed" => [
+        "SELECT provider, types, max(start_us) AS start_us FROM drift_inventory WHERE state = 'failed' GROUP BY provider, types"
     ];
     /// Older complete inventories of a provider of which it is still known what they saw.
     REMEMBERED = "drift_inventory_remembered" => [
@@ -173,6 +182,22 @@ pub enum InventoryEnded {
 struct KeyRow {
     #[sqlx(rename = "key")]
     _key: i64,
+}
+
+#[derive(FromRow)]
+struct KeyOnlyRow {
+    key: i64,
+}
+
+/// When the newest inventory of a scope began that failed.
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+pub struct FailedLook {
+    /// Whose resources it looked at.
+    pub provider: String,
+    /// JSON, the types that it looked at; `[]` for all.
+    pub types: String,
+    /// When it began.
+    pub start_us: i64,
 }
 
 #[derive(FromRow)]
@@ -313,6 +338,14 @@ impl Store {
             .await
     }
 
+    /// When the newest inventory of each scope began that failed.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn failed_looks(&self) -> Result<Vec<FailedLook>, Error> {
+        self.db().read(&FAILED).all().await
+    }
+
     /// Ends an inventory. What a complete one did not see is missing, or gone if the one before did not see it either.
     ///
     /// # Errors
@@ -342,6 +375,7 @@ impl Store {
             drop_covered(&mut tx, &row).await?;
         } else {
             seen::settle(&mut tx, row.key, None).await?;
+            mark_unseen(&mut tx, &row).await?;
         }
         tx.statement(&END)
             .bind(row.key)
@@ -462,7 +496,7 @@ async fn miss_some(
     let counted: Vec<MissedRow> = counted.all().await?;
     let versions: std::collections::HashMap<i64, i64> =
         counted.iter().map(|row| (row.key, row.version)).collect();
-    let (mut events, mut gone) = (Vec::new(), Vec::new());
+    let (mut events, mut missing) = (Vec::new(), Vec::new());
     let after: std::collections::HashMap<i64, i64> =
         misses.iter().map(|miss| (miss.key, miss.misses)).collect();
     for row in &standing {
@@ -475,8 +509,8 @@ async fn miss_some(
             id: row.id.clone(),
         };
         changes.push(resource::change(&name, row.writes, *version));
+        missing.push(Due::now(row.key));
         if *misses == 2 {
-            gone.push(Due::now(row.key));
             events.push(NewEvent {
                 key: row.key,
                 kind: "gone",
@@ -484,9 +518,37 @@ async fn miss_some(
             });
         }
     }
-    due::mark(tx, &gone).await?;
+    due::mark(tx, &missing).await?;
     event::add(tx, &events).await?;
     Ok(missed)
+}
+
+/// What nobody has looked at since it was applied is due: now there was a look, and it failed.
+async fn mark_unseen(tx: &mut Tx, inventory: &InventoryRow) -> Result<(), Error> {
+    let mut types = inventory.type_list();
+    if types.is_empty() {
+        types.push(String::new());
+    }
+    for kind in types {
+        let mut after = 0;
+        loop {
+            let rows: Vec<KeyOnlyRow> = tx
+                .statement(&UNSEEN)
+                .bind(after)
+                .bind(&inventory.provider)
+                .bind(&kind)
+                .bind(PAGE)
+                .all()
+                .await?;
+            let due: Vec<Due> = rows.iter().map(|row| Due::now(row.key)).collect();
+            let Some(last) = due.last() else {
+                break;
+            };
+            after = last.key;
+            due::mark(tx, &due).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Forgets what older inventories saw whose scope this one covers.

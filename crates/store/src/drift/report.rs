@@ -45,10 +45,10 @@ statements! {
     READ = "drift_report_read" => [
         postgres {
             "SELECT e.ord, r.key, r.writes, r.recorded, r.applied_us, l.version, l.observed_us, l.missed_us, l.misses, l.inventory, \
-                    l.attributes = '' AS blank, l.attributes = e.attributes AND l.transition = e.transition AS same, \
+                    l.attributes = '' AS blank, l.digest = e.digest AND l.transition = e.transition AS same, \
                     (SELECT i.state FROM drift_inventory i WHERE i.key = l.inventory) AS inventory_state \
              FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[]) \
-                 AS e(ord, provider, type, id, attributes, transition) \
+                 AS e(ord, provider, type, id, digest, transition) \
              CROSS JOIN LATERAL (SELECT * FROM drift_resource r WHERE r.provider = e.provider COLLATE \"C\" \
                  AND r.type = e.type COLLATE \"C\" AND r.id = e.id COLLATE \"C\" LIMIT 1) r \
              LEFT JOIN LATERAL (SELECT * FROM drift_live l WHERE l.key = r.key LIMIT 1) l ON true"
@@ -56,7 +56,7 @@ statements! {
         sqlite {
             "SELECT e.value ->> 'ord' AS ord, r.key, r.writes, r.recorded, r.applied_us, l.version, l.observed_us, l.missed_us, l.misses, \
                     l.inventory, l.attributes = '' AS blank, \
-                    l.attributes = e.value ->> 'attributes' AND l.transition = e.value ->> 'transition' AS same, \
+                    l.digest = e.value ->> 'digest' AND l.transition = e.value ->> 'transition' AS same, \
                     (SELECT i.state FROM drift_inventory i WHERE i.key = l.inventory) AS inventory_state \
              FROM json_each($1) e JOIN drift_resource r ON r.provider = e.value ->> 'provider' \
                  AND r.type = e.value ->> 'kind' AND r.id = e.value ->> 'id' \
@@ -70,22 +70,22 @@ statements! {
     /// Writes what is new, unless something newer was written meanwhile.
     WRITE = "drift_report_write" => [
         postgres {
-            "INSERT INTO drift_live (key, version, observed_us, inventory, misses, missed_us, transition, attributes) \
-             SELECT e.key, 1, e.observed_us, e.inventory, e.misses, 0, e.transition, e.attributes \
-             FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[]) \
-                 AS e(key, observed_us, inventory, misses, transition, attributes) ORDER BY e.key \
+            "INSERT INTO drift_live (key, version, observed_us, inventory, misses, missed_us, transition, digest, attributes) \
+             SELECT e.key, 1, e.observed_us, e.inventory, e.misses, 0, e.transition, e.digest, e.attributes \
+             FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::text[]) \
+                 AS e(key, observed_us, inventory, misses, transition, digest, attributes) ORDER BY e.key \
              ON CONFLICT (key) DO UPDATE SET version = drift_live.version + 1, observed_us = excluded.observed_us, \
                  inventory = excluded.inventory, misses = excluded.misses, missed_us = 0, \
-                 transition = excluded.transition, attributes = excluded.attributes \
+                 transition = excluded.transition, digest = excluded.digest, attributes = excluded.attributes \
              WHERE drift_live.observed_us <= excluded.observed_us RETURNING key, version"
         }
         sqlite {
-            "INSERT INTO drift_live (key, version, observed_us, inventory, misses, missed_us, transition, attributes) \
+            "INSERT INTO drift_live (key, version, observed_us, inventory, misses, missed_us, transition, digest, attributes) \
              SELECT e.value ->> 'key', 1, e.value ->> 'observed_us', e.value ->> 'inventory', e.value ->> 'misses', 0, \
-                    e.value ->> 'transition', e.value ->> 'attributes' FROM json_each($1) e WHERE true \
+                    e.value ->> 'transition', e.value ->> 'digest', e.value ->> 'attributes' FROM json_each($1) e WHERE true \
              ON CONFLICT (key) DO UPDATE SET version = drift_live.version + 1, observed_us = excluded.observed_us, \
                  inventory = excluded.inventory, misses = excluded.misses, missed_us = 0, \
-                 transition = excluded.transition, attributes = excluded.attributes \
+                 transition = excluded.transition, digest = excluded.digest, attributes = excluded.attributes \
              WHERE drift_live.observed_us <= excluded.observed_us RETURNING key, version"
         }
     ];
@@ -108,8 +108,10 @@ statements! {
 pub struct Observed {
     /// Of which.
     pub name: ResourceName,
-    /// Canonical JSON: equal texts are equal observations. Empty if it is gone.
+    /// JSON; empty if it is gone.
     pub attributes: String,
+    /// Equal for attributes that mean the same: a report of such is one that repeats what is known.
+    pub digest: String,
     /// What the provider calls the change that is under way; empty for none.
     pub transition: String,
     /// There is no such resource.
@@ -185,7 +187,7 @@ struct Asked<'a> {
     provider: &'a str,
     kind: &'a str,
     id: &'a str,
-    attributes: &'a str,
+    digest: &'a str,
     transition: &'a str,
 }
 
@@ -219,6 +221,7 @@ struct Write<'a> {
     inventory: i64,
     misses: i64,
     transition: &'a str,
+    digest: &'a str,
     attributes: &'a str,
 }
 
@@ -427,6 +430,7 @@ impl<'a> Batch<'a> {
                 inventory: item.inventory,
                 misses,
                 transition: &item.observed.transition,
+                digest: &item.observed.digest,
                 attributes: &item.observed.attributes,
             };
             match decision {
@@ -679,7 +683,7 @@ async fn read(tx: &mut Tx, items: &[Item<'_>], wanted: &[usize]) -> Result<Vec<K
                 provider: &observed.name.provider,
                 kind: &observed.name.kind,
                 id: &observed.name.id,
-                attributes: &observed.attributes,
+                digest: &observed.digest,
                 transition: &observed.transition,
             }
         })
@@ -691,7 +695,7 @@ async fn read(tx: &mut Tx, items: &[Item<'_>], wanted: &[usize]) -> Result<Vec<K
             .bind_column::<&str>(asked.iter().map(|asked| asked.provider).collect())
             .bind_column::<&str>(asked.iter().map(|asked| asked.kind).collect())
             .bind_column::<&str>(asked.iter().map(|asked| asked.id).collect())
-            .bind_column::<&str>(asked.iter().map(|asked| asked.attributes).collect())
+            .bind_column::<&str>(asked.iter().map(|asked| asked.digest).collect())
             .bind_column::<&str>(asked.iter().map(|asked| asked.transition).collect()),
         Engine::Sqlite => tx.statement(&READ).bind(json(&asked)?),
     };
@@ -710,6 +714,7 @@ async fn write(tx: &mut Tx, writes: &[Write<'_>]) -> Result<Vec<WrittenRow>, Err
             .bind_column::<i64>(writes.iter().map(|write| write.inventory).collect())
             .bind_column::<i64>(writes.iter().map(|write| write.misses).collect())
             .bind_column::<&str>(writes.iter().map(|write| write.transition).collect())
+            .bind_column::<&str>(writes.iter().map(|write| write.digest).collect())
             .bind_column::<&str>(writes.iter().map(|write| write.attributes).collect()),
         Engine::Sqlite => tx.statement(&WRITE).bind(json(writes)?),
     };
