@@ -1,0 +1,10 @@
+//! What was asked for against what is there.
+//!
+//! The decisions are pure, and each is a module of its own: [`compare`] says where two documents differ, by the rules that
+//! [`comparator`] declares; [`verdict`] says whether a resource may be compared at all, and what it is to be called; [`policy`]
+//! says what is to be done about a difference, and when it is hidden; [`flap`] says which differences come and go. They take
+//! values and return values, and know neither the database nor the clock.
+
+pub mod verdict;
+
+pub use verdict::{Facts, Look, Presence, Readiness, Verdict};
