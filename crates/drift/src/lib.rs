@@ -5,6 +5,20 @@
 //! says what is to be done about a difference, and when it is hidden; [`flap`] says which differences come and go. They take
 //! values and return values, and know neither the database nor the clock.
 
+mod canonical;
+pub mod comparator;
+pub mod compare;
+pub mod document;
+mod keep;
+pub mod pointer;
+mod secret;
+#[cfg(test)]
+mod tests;
 pub mod verdict;
 
+pub use comparator::{Comparator, Declaration, DeclarationProblem, Rules, TypeRules};
+pub use compare::{Comparison, Divergence, DivergenceKind};
+pub use document::DocumentError;
+pub use keep::{AdoptError, adopt};
+pub use secret::{HashKey, MIN_KEY_BYTES};
 pub use verdict::{Facts, Look, Presence, Readiness, Verdict};
