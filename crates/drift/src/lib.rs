@@ -9,8 +9,12 @@ mod canonical;
 pub mod comparator;
 pub mod compare;
 pub mod document;
+pub mod flap;
 mod keep;
 pub mod pointer;
+pub mod policy;
+#[cfg(test)]
+mod policy_tests;
 mod secret;
 #[cfg(test)]
 mod tests;
@@ -20,5 +24,9 @@ pub use comparator::{Comparator, Declaration, DeclarationProblem, Rules, TypeRul
 pub use compare::{Comparison, Divergence, DivergenceKind};
 pub use document::DocumentError;
 pub use keep::{AdoptError, adopt};
+pub use policy::{
+    Decision, DriftKind, Handling, Hidden, HiddenBy, InForce, Policies, Policy, PolicyProblem,
+    Severity, Subject, Window,
+};
 pub use secret::{HashKey, MIN_KEY_BYTES};
 pub use verdict::{Facts, Look, Presence, Readiness, Verdict};
