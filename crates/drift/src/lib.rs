@@ -3,8 +3,9 @@
 //! The decisions are pure, and each is a module of its own: [`compare`] says where two documents differ, by the rules that
 //! [`comparator`] declares; [`verdict`] says whether a resource may be compared at all, and what it is to be called; [`policy`]
 //! says what is to be done about a difference, and when it is hidden; [`flap`] says which differences come and go. They take
-//! values and return values, and know neither the database nor the clock.
+//! values and return values, and know neither the database nor the clock. [`sweep`] is what carries them out.
 
+pub mod accept;
 mod canonical;
 pub mod comparator;
 pub mod compare;
@@ -16,10 +17,12 @@ pub mod policy;
 #[cfg(test)]
 mod policy_tests;
 mod secret;
+pub mod sweep;
 #[cfg(test)]
 mod tests;
 pub mod verdict;
 
+pub use accept::{AcceptRefusal, accept};
 pub use comparator::{Comparator, Declaration, DeclarationProblem, Rules, TypeRules};
 pub use compare::{Comparison, Divergence, DivergenceKind};
 pub use document::DocumentError;
@@ -29,4 +32,5 @@ pub use policy::{
     Severity, Subject, Window,
 };
 pub use secret::{HashKey, MIN_KEY_BYTES};
+pub use sweep::{SweepOptions, SweepTally, Sweeper};
 pub use verdict::{Facts, Look, Presence, Readiness, Verdict};
