@@ -3,6 +3,7 @@
 use std::{io, io::Write as _, net::SocketAddr, sync::Arc, time::Duration};
 
 use steadfast_catalog::Catalog;
+use steadfast_drift::{Rules, SweepOptions, Sweeper};
 use steadfast_saga::{Engine, Options as SagaOptions, SecretPlaces};
 use steadfast_store::{MigrateReport, Options as StoreOptions, Retention, Store, Wakeups};
 use steadfast_types::{ReplicaId, Timestamp};
@@ -151,6 +152,17 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), Error> {
         &stop,
         &tasks,
     );
+    let sweeper = Sweeper::new(
+        store.clone(),
+        wakeups.clone(),
+        Arc::new(Rules::default()),
+        SweepOptions {
+            lease_duration: config.lease.duration,
+            ..SweepOptions::new(replica)
+        },
+    );
+    sweeper.adopt_rules().await?;
+    tasks.spawn(sweeper.clone().run(stop.clone()));
     let scheduler = Scheduler::new(store.clone(), planned(&config, &catalog));
     scheduler.record().await?;
 
@@ -166,6 +178,7 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), Error> {
         wakeups,
         catalog,
         sagas,
+        sweeper,
         scheduler: scheduler.clone(),
         replica,
         started,
