@@ -269,6 +269,7 @@ mod tests {
             ..report("")
         };
         assert!(observed(&rules, name(), gone).expect("a report").gone);
+        let long = "x".repeat(65);
         let field = |report| observed(&rules, name(), report).expect_err("refused").field;
         assert_eq!(
             field(Report {
