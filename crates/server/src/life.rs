@@ -155,10 +155,11 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), Error> {
         &tasks,
     )
     .await?;
+    let rules = Arc::new(rules(&config)?);
     let sagas = Engine::start_engine(
         store.clone(),
         wakeups.clone(),
-        actions::actions(&config, &store, &wakeups, &catalog)?,
+        actions::actions(&config, &store, &wakeups, &catalog, &rules)?,
         Arc::new(SecretPlaces::new(config.saga.secrets_dir.clone())),
         SagaOptions {
             lease_duration: config.lease.duration,
@@ -170,7 +171,7 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), Error> {
     let sweeper = Sweeper::new(
         store.clone(),
         wakeups.clone(),
-        Arc::new(rules(&config)?),
+        rules,
         SweepOptions {
             lease_duration: config.lease.duration,
             ..SweepOptions::new(replica)

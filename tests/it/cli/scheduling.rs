@@ -9,7 +9,7 @@ use crate::scene::{Engine, NoRegistry, Scene, configuration, eventually, registr
 fn once_a_year(npm: &NpmServer) -> String {
     let source = configuration(npm, &["left-pad"]);
     format!(
-        "[catalog]\nrefresh_schedule = \"0 3 1 7 *\"\nrefresh_time_zone = \"Europe/Vienna\"\n{source}"
+        "[drift]\nsweep_schedule = \"\"\n[catalog]\nrefresh_schedule = \"0 3 1 7 *\"\nrefresh_time_zone = \"Europe/Vienna\"\n{source}"
     )
 }
 

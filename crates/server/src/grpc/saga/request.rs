@@ -13,7 +13,7 @@ use tonic::Status;
 
 use super::message;
 use crate::grpc::{
-    field::{check_optional_text, check_text, decision, read_labels},
+    field::{check, check_optional_text, check_text, decision, read_labels},
     status::{self, Problem},
 };
 
@@ -21,6 +21,8 @@ use crate::grpc::{
 const ANONYMOUS: &str = "anonymous";
 /// Bytes of a JSON document at most.
 const MAX_DOCUMENT_BYTES: usize = 64 << 10;
+/// Bytes of a concurrency key at most: the key of any resource fits.
+const MAX_KEY_BYTES: usize = 512;
 /// How long a start may wait for its saga at most.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 /// Kinds of one filter at most.
@@ -70,9 +72,11 @@ pub(super) fn start(
         ("kind", &request.kind),
         ("deployment_id", &request.deployment_id),
         ("triggered_by", &request.triggered_by),
-        ("concurrency_key", &request.concurrency_key),
     ] {
         check_optional_text(field, text)?;
+    }
+    if !request.concurrency_key.is_empty() {
+        check("concurrency_key", &request.concurrency_key, MAX_KEY_BYTES)?;
     }
     let inputs = match read_document("inputs_json", &request.inputs_json)? {
         Value::Null => Value::Object(serde_json::Map::new()),
