@@ -55,6 +55,18 @@ impl TypeRules {
         Ok(self.at_secrets(&value, |path, value| self.hidden(path, value)))
     }
 
+    /// The document as it may be kept, in the one way in which it is written: names sorted, and no spaces.
+    ///
+    /// # Errors
+    /// If it is no document.
+    pub fn normal(&self, document: &str) -> Result<String, DocumentError> {
+        let redacted = self.redact(document)?;
+        let value = Value::read(&redacted)?;
+        let mut text = String::with_capacity(redacted.len());
+        write_normal(&mut text, &value);
+        Ok(text)
+    }
+
     /// The document as it may be shown. Text that is no document is not shown at all.
     #[must_use]
     pub fn mask<'t>(&self, document: &'t str) -> Cow<'t, str> {
@@ -123,6 +135,32 @@ impl TypeRules {
                 Rewrite::Keep
             }
         })
+    }
+}
+
+fn write_normal(text: &mut String, value: &Value<'_>) {
+    let mut between = "";
+    match &value.node {
+        Node::Null | Node::Bool(_) | Node::Number(_) => text.push_str(value.text),
+        Node::Text(own) => text.push_str(&serde_json::Value::from(own.as_ref()).to_string()),
+        Node::List(elements) => {
+            text.push('[');
+            for element in elements {
+                text.push_str(std::mem::replace(&mut between, ","));
+                write_normal(text, element);
+            }
+            text.push(']');
+        }
+        Node::Map(members) => {
+            text.push('{');
+            for (name, member) in members {
+                text.push_str(std::mem::replace(&mut between, ","));
+                text.push_str(&serde_json::Value::from(name.as_ref()).to_string());
+                text.push(':');
+                write_normal(text, member);
+            }
+            text.push('}');
+        }
     }
 }
 
@@ -241,6 +279,17 @@ mod tests {
                     prop_assert_eq!(paths(&live), paths(&other));
                 }
             }
+        }
+
+        #[test]
+        fn one_document_is_written_in_one_way(document in any_document()) {
+            let rules = TypeRules::default();
+            let normal = rules.normal(&serde_json::to_string_pretty(&document).expect("JSON")).expect("a document");
+            let read: serde_json::Value = serde_json::from_str(&normal).expect("JSON");
+            prop_assert_eq!(&read, &document);
+            let mut sorted = document;
+            sorted.sort_all_objects();
+            prop_assert_eq!(rules.normal(&sorted.to_string()).expect("a document"), normal);
         }
 
         #[test]

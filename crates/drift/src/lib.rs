@@ -11,6 +11,7 @@ pub mod comparator;
 pub mod compare;
 pub mod document;
 pub mod flap;
+pub mod intake;
 mod keep;
 pub mod pointer;
 pub mod policy;

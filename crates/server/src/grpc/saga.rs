@@ -21,14 +21,15 @@ use steadfast_types::PageToken;
 use steadfast_watch::Hub;
 use tonic::{Code, Request, Response, Status};
 
-use super::status::{self, Problem};
+use super::{
+    field::{self, Page},
+    status::{self, Problem},
+};
 use follow::Follow;
 use request::Filter;
 
 /// Starts of one batch at most.
 const MAX_BATCH: usize = 100;
-/// A page ends early once it holds this many encoded bytes: far below the default limit on messages, 4 MiB.
-const PAGE_BYTES: usize = 1 << 20;
 /// Sagas read at a time: with their documents, which a list leaves out, they are up to 128 KiB each.
 const LIST_ROWS: u32 = 101;
 /// Events read at a time where all of them are wanted.
@@ -40,34 +41,6 @@ pub(crate) struct SagaEdge {
     pub(crate) engine: Engine,
     pub(crate) hub: Hub,
     pub(crate) drain_jitter: Duration,
-}
-
-/// Gathers a page until it has enough rows or bytes.
-struct Page<T> {
-    items: Vec<T>,
-    bytes: usize,
-    limit: usize,
-}
-
-// === impl Page ===
-
-impl<T: prost::Message> Page<T> {
-    fn new(limit: u32) -> Self {
-        Self {
-            items: Vec::new(),
-            bytes: 0,
-            limit: limit as usize,
-        }
-    }
-
-    fn is_full(&self) -> bool {
-        self.items.len() >= self.limit || self.bytes >= PAGE_BYTES
-    }
-
-    fn push(&mut self, item: T) {
-        self.bytes += item.encoded_len();
-        self.items.push(item);
-    }
 }
 
 // === impl SagaEdge ===
@@ -250,8 +223,8 @@ impl SagaService for SagaEdge {
         request: Request<api::ListSagaDefinitionsRequest>,
     ) -> Result<Response<api::ListSagaDefinitionsResponse>, Status> {
         let request = request.into_inner();
-        let limit = request::page_size(request.page_size, 1_000)?;
-        let token = request::page_token(&request.page_token, &[])?;
+        let limit = field::page_size(request.page_size, 1_000)?;
+        let token = field::page_token(&request.page_token, &[])?;
         let after = match token {
             None => None,
             Some(token) => Some(
@@ -330,11 +303,11 @@ impl SagaService for SagaEdge {
         request: Request<api::ListSagasRequest>,
     ) -> Result<Response<api::ListSagasResponse>, Status> {
         let request = request.into_inner();
-        let limit = request::page_size(request.page_size, 1_000)?;
+        let limit = field::page_size(request.page_size, 1_000)?;
         let filter = Filter::read(&request)?;
         let bound = filter.bound();
         let bound: Vec<&str> = bound.iter().map(String::as_str).collect();
-        let after = request::page_token(&request.page_token, &bound)?;
+        let after = field::page_token(&request.page_token, &bound)?;
         let (sagas, next) = self
             .page(&filter, after.map(|token| token.after), limit)
             .await?;
@@ -350,8 +323,8 @@ impl SagaService for SagaEdge {
         request: Request<api::ListSagaStepsRequest>,
     ) -> Result<Response<api::ListSagaStepsResponse>, Status> {
         let request = request.into_inner();
-        let limit = request::page_size(request.page_size, 100)?;
-        let token = request::page_token(&request.page_token, &[&request.id])?;
+        let limit = field::page_size(request.page_size, 100)?;
+        let token = field::page_token(&request.page_token, &[&request.id])?;
         let first: usize = match token {
             None => 0,
             Some(token) => token
@@ -383,11 +356,11 @@ impl SagaService for SagaEdge {
     ) -> Result<Response<api::ListSagaEventsResponse>, Status> {
         let request = request.into_inner();
         request::id(&request.id)?;
-        let limit = request::page_size(request.page_size, 1_000)?;
+        let limit = field::page_size(request.page_size, 1_000)?;
         let first = request.after_seq.to_string();
         let bound = [request.id.as_str(), first.as_str()];
-        let after = match request::page_token(&request.page_token, &bound)? {
-            None => request::after_seq(request.after_seq)?,
+        let after = match field::page_token(&request.page_token, &bound)? {
+            None => field::after_seq(request.after_seq)?,
             Some(token) => token
                 .after
                 .parse()
@@ -416,7 +389,7 @@ impl SagaService for SagaEdge {
     ) -> Result<Response<Self::WatchSagaStream>, Status> {
         let request = request.into_inner();
         request::id(&request.id)?;
-        let after = request::after_seq(request.after_seq)?;
+        let after = field::after_seq(request.after_seq)?;
         let follow = Follow::open(self.clone(), request.id, after).await?;
         Ok(Response::new(Box::pin(follow.into_stream())))
     }
