@@ -81,6 +81,7 @@ CREATE TABLE drift_seen_block (
     bits bytea NOT NULL,
     PRIMARY KEY (inventory, block)
 );
+CREATE INDEX drift_seen_block_block ON drift_seen_block (block);
 
 -- Resources to compare, from `due_us` on. Only a finished comparison takes one away, if `generation` is as it read it.
 CREATE TABLE drift_due (

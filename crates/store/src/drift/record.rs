@@ -74,7 +74,7 @@ statements! {
                  recorded_by = e.recorded_by, saga_id = e.saga_id, last_write = e.write_id, spec = e.spec \
              FROM unnest($1::bigint[], $2::bigint[], $3::boolean[], $4::boolean[], $5::text[], $6::text[], $7::text[], $8::text[], \
                  $9::text[]) AS e(key, version, spec_changed, pending, labels, recorded_by, saga_id, write_id, spec) \
-             WHERE r.key = e.key"
+             WHERE r.key = e.key AND r.key = ANY ($1::bigint[])"
         }
         sqlite {
             "UPDATE drift_resource SET writes = drift_resource.writes + 1, spec_version = e.value ->> 'version', \

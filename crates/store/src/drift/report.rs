@@ -91,7 +91,7 @@ statements! {
         postgres {
             "UPDATE drift_live l SET observed_us = e.observed_us, inventory = e.inventory \
              FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS e(key, observed_us, inventory) \
-             WHERE l.key = e.key AND l.observed_us <= e.observed_us"
+             WHERE l.key = e.key AND l.key = ANY ($1::bigint[]) AND l.observed_us <= e.observed_us"
         }
         sqlite {
             "UPDATE drift_live SET observed_us = e.value ->> 'observed_us', inventory = e.value ->> 'inventory' \

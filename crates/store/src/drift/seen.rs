@@ -45,8 +45,15 @@ statements! {
     ];
     /// The bits of one block, of complete inventories of a provider, the newest first.
     LAST = "drift_seen_last" => [
-        "SELECT i.id, i.start_us, b.bits FROM drift_inventory i JOIN drift_seen_block b ON b.inventory = i.key \
-         WHERE i.provider = $1 AND i.state = 'complete' AND b.block = $2 ORDER BY i.start_us DESC"
+        postgres {
+            "SELECT i.id, i.start_us, b.bits FROM drift_seen_block b CROSS JOIN LATERAL \
+             (SELECT * FROM drift_inventory i WHERE i.key = b.inventory LIMIT 1) i \
+             WHERE b.block = $2 AND i.provider = $1 AND i.state = 'complete' ORDER BY i.start_us DESC"
+        }
+        sqlite {
+            "SELECT i.id, i.start_us, b.bits FROM drift_seen_block b CROSS JOIN drift_inventory i ON i.key = b.inventory \
+             WHERE b.block = $2 AND i.provider = $1 AND i.state = 'complete' ORDER BY i.start_us DESC"
+        }
     ];
     /// The bits of some blocks of one inventory.
     BLOCKS = "drift_seen_blocks" => [
