@@ -157,6 +157,14 @@ CREATE TABLE drift_generation (
     value TEXT NOT NULL
 ) STRICT;
 
+-- The last time that an apply or an inventory was given, where the clock is too coarse to tell which came first: it counts
+-- milliseconds on SQLite. Unused on PostgreSQL.
+CREATE TABLE drift_clock (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    at_us INTEGER NOT NULL
+) STRICT;
+INSERT INTO drift_clock VALUES (1, 0);
+
 -- One row, never updated: its row lock lets one request for a sweep at a time look for one to join, and a sweep end.
 CREATE TABLE drift_gate (
     id INTEGER PRIMARY KEY CHECK (id = 1)

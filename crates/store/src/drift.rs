@@ -8,6 +8,7 @@
 
 mod accept;
 mod apply;
+mod clock;
 mod due;
 mod event;
 mod inventory;
@@ -84,6 +85,7 @@ pub(crate) fn statements() -> Vec<&'static crate::engine::Sql> {
     [
         accept::STATEMENTS,
         apply::STATEMENTS,
+        clock::STATEMENTS,
         due::STATEMENTS,
         event::STATEMENTS,
         inventory::STATEMENTS,

@@ -291,10 +291,15 @@ async fn write_page(
             return Ok(true);
         }
     }
-    if !accepts.is_empty() {
-        accept_all(inner, accepts, tally).await?;
+    if accepts.is_empty() {
+        return Ok(false);
     }
-    Ok(false)
+    tally.accepted += accept_all(inner, accepts).await?;
+    let counted = Part {
+        through: page.through,
+        ..Part::default()
+    };
+    Ok(apply(inner, lease, row, counted, tally).await?.cancelled)
 }
 
 /// What one transaction writes.
@@ -345,12 +350,9 @@ async fn apply(
     Ok(applied)
 }
 
-/// Accepts what policies accept, each as a person would: if it is still as it was found.
-async fn accept_all(
-    inner: &Inner,
-    accepts: Vec<ToAccept>,
-    tally: &mut SweepTally,
-) -> Result<(), Error> {
+/// Accepts what policies accept, each as a person would: if it is still as it was found. Returns how many.
+async fn accept_all(inner: &Inner, accepts: Vec<ToAccept>) -> Result<i64, Error> {
+    let mut count = 0;
     let keys: Vec<i64> = accepts.iter().map(|one| one.key).collect();
     let open = inner.store.open_drifts(&keys).await?;
     for one in accepts {
@@ -372,11 +374,11 @@ async fn accept_all(
             })
             .await?;
         if matches!(accepted, Accepted::Done(_)) {
-            tally.accepted += 1;
+            count += 1;
             inner.wakeups.kick();
         }
     }
-    Ok(())
+    Ok(count)
 }
 
 /// The drifts of each resource; they are in the order of the numbers.

@@ -32,6 +32,26 @@ pub(super) struct Difference {
     secret: bool,
 }
 
+impl Difference {
+    /// One that is open already.
+    fn of(drift: &OpenDrift) -> Option<Self> {
+        let kind = match drift.kind.as_str() {
+            "changed" => DriftKind::Changed,
+            "missing" => DriftKind::Missing,
+            "gone" => DriftKind::Gone,
+            "unmanaged" => DriftKind::Unmanaged,
+            _ => return None,
+        };
+        Some(Self {
+            path: drift.path.clone(),
+            kind,
+            expected: drift.expected.clone(),
+            actual: drift.actual.clone(),
+            secret: drift.secret,
+        })
+    }
+}
+
 /// What was found of one resource.
 pub(super) struct Finding {
     /// Its place in the page.
@@ -209,58 +229,64 @@ pub(super) fn settle(
         ..Compared::default()
     };
     let mut accept = Vec::new();
-    match finding.kind {
+    let (differences, holds) = match finding.kind {
         FindingKind::Wait => return (None, accept),
-        FindingKind::Hold { still_due } => write.done = is_due && !still_due,
-        FindingKind::Differs(differences) => {
-            let rules = rules.of(&resource.provider, &resource.kind);
-            let mut labels = None;
-            let mut next = None;
-            for difference in &differences {
-                let labels: &BTreeMap<String, String> = labels.get_or_insert_with(|| {
-                    serde_json::from_str(&resource.labels).unwrap_or_default()
-                });
-                let before = open.iter().find(|drift| drift.path == difference.path);
-                let judged = judge(
-                    resource,
-                    labels,
-                    difference,
-                    before,
-                    past,
-                    (rules, policies, now),
-                );
-                next = sooner(next, judged.next);
-                if let Some(policy) = judged.accepted_by {
-                    accept.push(ToAccept {
-                        key: resource.key,
-                        path: difference.path.clone(),
-                        policy,
-                    });
-                }
-                match (before, judged.drift) {
-                    (None, Some(drift)) => write.opens.push(drift),
-                    (Some(before), Some(drift)) => write.updates.push(DriftUpdate {
-                        id: before.id.clone(),
-                        version: before.version,
-                        silent: judged.silent,
-                        value_changed: judged.value_changed,
-                        now: drift,
-                    }),
-                    (_, None) => {}
-                }
-            }
-            for drift in open {
-                if !differences.iter().any(|one| one.path == drift.path) {
-                    write.closes.push(close(drift, resource, &differences));
-                }
-            }
-            let scheduled = due.generation > 0 && !is_due;
-            match next {
-                Some(next) if scheduled && next.0 == due.due_us => {}
-                Some(next) => write.next_us = Some(next.0),
-                None => write.done = due.generation > 0,
-            }
+        FindingKind::Differs(differences) => (differences, false),
+        // What is open stays as it is; but what hides it may have ended.
+        FindingKind::Hold { still_due } => {
+            write.done = is_due && !still_due;
+            (open.iter().filter_map(Difference::of).collect(), true)
         }
+    };
+    let rules = rules.of(&resource.provider, &resource.kind);
+    let mut labels = None;
+    let mut next = None;
+    for difference in &differences {
+        let labels: &BTreeMap<String, String> = labels
+            .get_or_insert_with(|| serde_json::from_str(&resource.labels).unwrap_or_default());
+        let before = open.iter().find(|drift| drift.path == difference.path);
+        let spec_version = match before {
+            Some(before) if holds => before.spec_version,
+            _ => resource.spec_version,
+        };
+        let subject = (resource, labels, spec_version);
+        let judged = judge(subject, difference, before, past, (rules, policies, now));
+        next = sooner(next, judged.next);
+        if let Some(policy) = judged.accepted_by.filter(|_| !holds) {
+            accept.push(ToAccept {
+                key: resource.key,
+                path: difference.path.clone(),
+                policy,
+            });
+        }
+        match (before, judged.drift) {
+            (None, Some(drift)) => write.opens.push(drift),
+            (Some(before), Some(drift)) => write.updates.push(DriftUpdate {
+                id: before.id.clone(),
+                version: before.version,
+                spec_version,
+                silent: judged.silent,
+                value_changed: judged.value_changed,
+                now: drift,
+            }),
+            (_, None) => {}
+        }
+    }
+    if !holds {
+        let closing = open.iter();
+        let closing = closing.filter(|drift| !differences.iter().any(|one| one.path == drift.path));
+        write.closes = closing
+            .map(|drift| close(drift, resource, &differences))
+            .collect();
+    }
+    let scheduled = due.generation > 0 && !is_due;
+    match next {
+        Some(next) if scheduled && next.0 == due.due_us => write.done = false,
+        // What is left due is not put off.
+        Some(_) if is_due && !write.done => {}
+        Some(next) => write.next_us = Some(next.0),
+        None if holds => {}
+        None => write.done = due.generation > 0,
     }
     let writes = write.verdict.is_some()
         || write.done
@@ -302,8 +328,7 @@ struct Judged {
 }
 
 fn judge(
-    resource: &SweepResource,
-    labels: &BTreeMap<String, String>,
+    (resource, labels, spec_version): (&SweepResource, &BTreeMap<String, String>, i64),
     difference: &Difference,
     before: Option<&OpenDrift>,
     past: &HashMap<(i64, String), PastDrift>,
@@ -385,7 +410,7 @@ fn judge(
     };
     let shown = before.is_some_and(|before| is_shown_so(before, &drift));
     let silent = shown && !value_changed;
-    let kept = silent && before.is_some_and(|before| before.spec_version == resource.spec_version);
+    let kept = silent && before.is_some_and(|before| before.spec_version == spec_version);
     Judged {
         drift: (!kept).then_some(drift),
         value_changed,

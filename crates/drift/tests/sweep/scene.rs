@@ -25,7 +25,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a plan says of a place.
-type Planned = Box<dyn Fn(&Point<'_>) -> Fault + Send + Sync>;
+type Planned = Arc<dyn Fn(&Point<'_>) -> Fault + Send + Sync>;
 
 /// What was committed, and what is to go wrong.
 #[derive(Default)]
@@ -58,15 +58,16 @@ impl Ledger {
     }
 
     pub(crate) fn plan(&self, plan: impl Fn(&Point<'_>) -> Fault + Send + Sync + 'static) {
-        *self.planned.lock().unwrap() = Some(Box::new(plan));
+        *self.planned.lock().unwrap() = Some(Arc::new(plan));
     }
 
     fn pass(&self, point: &Point<'_>) -> Fault {
         if let Point::Committed(names) = point {
             self.committed.lock().unwrap().push(names.to_vec());
         }
-        let planned = self.planned.lock().unwrap();
-        planned.as_ref().map_or(Fault::None, |plan| plan(point))
+        // Not under the lock: a plan may wait.
+        let planned = self.planned.lock().unwrap().clone();
+        planned.map_or(Fault::None, |plan| plan(point))
     }
 }
 

@@ -185,15 +185,6 @@ impl Store {
         })
     }
 
-    /// The database's clock, in microseconds.
-    ///
-    /// # Errors
-    /// If the database does not answer.
-    pub async fn database_time(&self) -> Result<i64, Error> {
-        let now: NowRow = self.db().read(&NOW).one().await?;
-        Ok(now.now_us)
-    }
-
     /// Locks resource, what is there, and drift, in this order, and reads them.
     async fn look(&self, id: &str) -> Result<Option<(Tx, AcceptScene)>, Error> {
         let mut tx = self.db().begin().await?;

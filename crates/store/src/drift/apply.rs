@@ -216,6 +216,8 @@ pub struct DriftUpdate {
     pub id: String,
     /// What was read.
     pub version: i64,
+    /// The version of the spec that it holds against.
+    pub spec_version: i64,
     /// What it is now.
     pub now: DriftOpen,
     /// The actual value is another one: that is an event.
@@ -408,6 +410,7 @@ async fn write_drifts(
         .flat_map(|one| one.updates.iter().map(move |update| (one, update)));
     let updates: Vec<Row<'_>> = updates
         .map(|(one, update)| Row {
+            spec_version: update.spec_version,
             value_changed: update.value_changed,
             silent: update.silent,
             ..Row::new(one, &update.id, update.version, &update.now)

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::{
     ResourceName,
+    clock::tick,
     due::{self, Due},
     event::{self, NewEvent},
     json, resource, seen,
@@ -34,7 +35,7 @@ statements! {
     /// Begins one.
     BEGIN = "drift_inventory_begin" => [
         "INSERT INTO drift_inventory (start_us, end_us, reported, changed, missed, id, provider, types, source, state, error) \
-         VALUES (" now ", NULL, 0, 0, 0, $1, $2, $3, $4, 'running', '')"
+         VALUES ($5, NULL, 0, 0, 0, $1, $2, $3, $4, 'running', '')"
     ];
     /// One of them.
     GET = "drift_inventory_get" => [(columns!()) "WHERE i.id = $1"];
@@ -296,11 +297,13 @@ impl Store {
     ) -> Result<InventoryRow, Error> {
         let id = Uuid::now_v7().to_string();
         let mut tx = self.db().begin().await?;
+        let start_us = tick(&mut tx).await?;
         tx.statement(&BEGIN)
             .bind(&id)
             .bind(provider)
             .bind(json(types)?)
             .bind(source)
+            .bind(start_us)
             .execute()
             .await?;
         let row = tx.statement(&GET).bind(&id).one().await?;

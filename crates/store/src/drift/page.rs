@@ -49,12 +49,13 @@ statements! {
              ORDER BY r.key"
         }
     ];
-    /// The open drifts of some.
+    /// The open drifts of some, in their order. A plan has no choice but the index by resource.
     OPEN = "drift_page_open" => [
         postgres {
             "SELECT o.key, o.id, o.path, o.kind, o.severity, o.expected, o.actual, o.secret, o.first_seen_us, o.changed_us, o.flips, \
              o.suppressed_by, o.suppressed_policy, o.suppressed_until_us, o.spec_version, o.version \
-             FROM drift o WHERE o.state = 'open' AND o.key = ANY ($1::bigint[]) ORDER BY o.key, o.path"
+             FROM unnest($1::bigint[]) AS e(key) CROSS JOIN LATERAL \
+             (SELECT * FROM drift o WHERE o.key = e.key AND o.state = 'open' ORDER BY o.path OFFSET 0) o"
         }
         sqlite {
             "SELECT o.key, o.id, o.path, o.kind, o.severity, o.expected, o.actual, o.secret, o.first_seen_us, o.changed_us, o.flips, \

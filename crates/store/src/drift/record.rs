@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::{
     ResourceName,
+    clock::tick,
     due::{self, Due},
     event::{self, NewEvent},
     json, resource,
@@ -68,18 +69,17 @@ statements! {
     WRITE = "drift_record_write" => [
         postgres {
             "UPDATE drift_resource r SET writes = r.writes + 1, spec_version = e.version, \
-                 recorded_us = CASE WHEN e.spec_changed THEN n.now_us ELSE r.recorded_us END, \
-                 applied_us = CASE WHEN e.pending THEN NULL ELSE n.now_us END, recorded = true, labels = e.labels, \
+                 recorded_us = CASE WHEN e.spec_changed THEN $10 ELSE r.recorded_us END, \
+                 applied_us = CASE WHEN e.pending THEN NULL ELSE $10 END, recorded = true, labels = e.labels, \
                  recorded_by = e.recorded_by, saga_id = e.saga_id, last_write = e.write_id, spec = e.spec \
              FROM unnest($1::bigint[], $2::bigint[], $3::boolean[], $4::boolean[], $5::text[], $6::text[], $7::text[], $8::text[], \
-                 $9::text[]) AS e(key, version, spec_changed, pending, labels, recorded_by, saga_id, write_id, spec), \
-                 (SELECT " now " AS now_us) AS n \
+                 $9::text[]) AS e(key, version, spec_changed, pending, labels, recorded_by, saga_id, write_id, spec) \
              WHERE r.key = e.key"
         }
         sqlite {
             "UPDATE drift_resource SET writes = drift_resource.writes + 1, spec_version = e.value ->> 'version', \
-                 recorded_us = CASE WHEN e.value ->> 'spec_changed' THEN " now " ELSE drift_resource.recorded_us END, \
-                 applied_us = CASE WHEN e.value ->> 'pending' THEN NULL ELSE " now " END, recorded = true, \
+                 recorded_us = CASE WHEN e.value ->> 'spec_changed' THEN $2 ELSE drift_resource.recorded_us END, \
+                 applied_us = CASE WHEN e.value ->> 'pending' THEN NULL ELSE $2 END, recorded = true, \
                  labels = e.value ->> 'labels', recorded_by = e.value ->> 'recorded_by', saga_id = e.value ->> 'saga_id', \
                  last_write = e.value ->> 'write_id', spec = e.value ->> 'spec' \
              FROM json_each($1) e WHERE drift_resource.key = e.value ->> 'key'"
@@ -295,7 +295,8 @@ impl Kind for Records {
         writes.sort_unstable_by_key(|write| write.key);
         let mut due: Vec<Due> = writes.iter().map(|write| Due::now(write.key)).collect();
         due.sort_unstable();
-        write(&mut tx, &writes).await?;
+        let now_us = tick(&mut tx).await?;
+        write(&mut tx, &writes, now_us).await?;
         due::mark(&mut tx, &due).await?;
         event::add(&mut tx, &events).await?;
         log::append_each(&mut tx, &revisions).await?;
@@ -387,7 +388,7 @@ async fn hold(tx: &mut Tx, inputs: &[Arc<PendingRecord>]) -> Result<Vec<HeldRow>
     Ok(ordered)
 }
 
-async fn write(tx: &mut Tx, writes: &[Write<'_>]) -> Result<(), Error> {
+async fn write(tx: &mut Tx, writes: &[Write<'_>], now_us: i64) -> Result<(), Error> {
     fn column<'a, T>(writes: &'a [Write<'_>], of: impl Fn(&'a Write<'_>) -> T) -> Vec<T> {
         writes.iter().map(of).collect()
     }
@@ -405,6 +406,7 @@ async fn write(tx: &mut Tx, writes: &[Write<'_>]) -> Result<(), Error> {
             .bind_column(column(writes, |write| write.spec)),
         Engine::Sqlite => tx.statement(&WRITE).bind(json(writes)?),
     };
+    let written = written.bind(now_us);
     written.execute().await?;
     Ok(())
 }

@@ -15,7 +15,6 @@ use std::{
 use serde::Serialize;
 use sqlx::FromRow;
 use steadfast_types::Mark;
-use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
@@ -35,12 +34,10 @@ use crate::{
 };
 
 statements! {
-    /// An inventory that does not end before the transaction does, and the time.
+    /// An inventory that does not end before the transaction does.
     INVENTORY = "drift_report_inventory" => [
         "SELECT i.key, i.provider, i.types, i.state, i.start_us FROM drift_inventory i WHERE i.id = $1" for_share
     ];
-    /// The time.
-    NOW = "drift_report_now" => ["SELECT " now " AS now_us"];
     /// What is known of each.
     READ = "drift_report_read" => [
         postgres {
@@ -158,7 +155,8 @@ pub enum Reported {
 /// A call on its way through the pipeline.
 pub(crate) struct PendingReports {
     write_id: String,
-    received: Instant,
+    /// When it was received, by the database's clock; for a call that belongs to no inventory.
+    received_us: i64,
     reports: NewReports,
 }
 
@@ -174,11 +172,6 @@ struct InventoryRow {
     types: String,
     state: String,
     start_us: i64,
-}
-
-#[derive(FromRow)]
-struct NowRow {
-    now_us: i64,
 }
 
 #[derive(Serialize)]
@@ -256,9 +249,13 @@ impl Store {
     /// # Errors
     /// [`Error::Overloaded`], or if the database does not answer.
     pub async fn report_resources(&self, reports: NewReports) -> Result<Reported, Error> {
+        let received_us = match reports.inventory {
+            Some(_) => 0,
+            None => self.database_time().await?,
+        };
         let pending = PendingReports {
             write_id: Uuid::now_v7().to_string(),
-            received: Instant::now(),
+            received_us,
             reports,
         };
         self.drift_reports().submit(pending).await
@@ -327,25 +324,17 @@ impl<'a> Batch<'a> {
             let row: Option<InventoryRow> = tx.statement(&INVENTORY).bind(id).optional().await?;
             inventories.insert(id, row);
         }
-        let mut now = None;
         for (call, input) in inputs.iter().enumerate() {
             let Some(id) = input.reports.inventory.as_deref() else {
-                let now_us = match now {
-                    Some(now_us) => now_us,
-                    None => tx.statement(&NOW).one::<NowRow>().await?.now_us,
-                };
-                now = Some(now_us);
-                let waited = input.received.elapsed();
-                batch
-                    .items
-                    .extend(input.reports.observed.iter().map(|observed| Item {
-                        call,
-                        observed,
-                        observed_us: now_us - micros(waited) - micros(observed.age),
-                        inventory: 0,
-                        key: None,
-                        outcome: None,
-                    }));
+                let observed = input.reports.observed.iter();
+                batch.items.extend(observed.map(|observed| Item {
+                    call,
+                    observed,
+                    observed_us: input.received_us - micros(observed.age),
+                    inventory: 0,
+                    key: None,
+                    outcome: None,
+                }));
                 continue;
             };
             match inventories.get(id) {
