@@ -23,14 +23,15 @@ END
 $$;
 
 -- Commits transitions of many sagas as one transaction. Each names the version that it read and the owner that it believes in;
--- one that is not so any more is left out. Returns no row if all are committed, and else one for each that still exists: one that
--- was committed before, by a call whose answer was lost, counts as committed. `changes` is the log's text of all of them.
+-- one that is not so any more is left out. If all are committed, returns one row without `ord`, with the time that they have; else
+-- one for each that still exists: one that was committed before, by a call whose answer was lost, counts as committed. `changes` is
+-- the log's text of all of them.
 DROP FUNCTION saga_commit(json, json, text, bigint, text);
 CREATE FUNCTION saga_commit(
     lease_name text, lease_fence bigint, lease_owner text, log_mark bigint, log_write_id text, changes text,
     ids text[], expected bigint[], holders text[], owners text[], wakes bigint[], states text[], machines text[],
     write_ids text[], records text[], ended boolean[], released boolean[], progressed boolean[])
-    RETURNS TABLE (ord bigint, landed boolean, fenced boolean)
+    RETURNS TABLE (ord bigint, landed boolean, fenced boolean, at_us bigint)
     LANGUAGE plpgsql VOLATILE SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
@@ -40,7 +41,7 @@ DECLARE
 BEGIN
     PERFORM 1 FROM lease WHERE name = lease_name AND fence = lease_fence AND owner = lease_owner FOR SHARE;
     IF NOT FOUND THEN
-        RETURN QUERY SELECT n::bigint, false, true FROM generate_series(0, cardinality(ids) - 1) AS n;
+        RETURN QUERY SELECT n::bigint, false, true, NULL::bigint FROM generate_series(0, cardinality(ids) - 1) AS n;
         RETURN;
     END IF;
     IF cardinality(ids) = 1 AND NOT released[1] THEN
@@ -48,7 +49,8 @@ BEGIN
         UPDATE saga s SET state = states[1], machine = machines[1], version = s.version + 1,
             last_write = write_ids[1], owner = owners[1], wake_us = wakes[1],
             crashes = CASE WHEN progressed[1] THEN 0 ELSE s.crashes END,
-            started_us = coalesce(s.started_us, now_us), ended_us = NULL
+            started_us = coalesce(s.started_us, now_us),
+            ended_us = CASE WHEN ended[1] THEN now_us END
         WHERE s.id = ids[1] COLLATE "C" AND s.version = expected[1] AND s.owner = holders[1];
         IF FOUND THEN
             INSERT INTO saga_event (saga_id, version, time_us, actor, reason, records)
@@ -56,9 +58,10 @@ BEGIN
             PERFORM 1 FROM log_lock WHERE id = 1 FOR UPDATE;
             INSERT INTO change_log (revision, mark, write_id, origin, time_us, changes)
             VALUES ((SELECT max(c.revision) FROM change_log c) + 1, log_mark, log_write_id, '', now_us, saga_commit.changes);
+            RETURN QUERY SELECT NULL::bigint, true, false, now_us;
             RETURN;
         END IF;
-        RETURN QUERY SELECT 0::bigint, s.last_write = write_ids[1], false FROM saga s WHERE s.id = ids[1] COLLATE "C";
+        RETURN QUERY SELECT 0::bigint, s.last_write = write_ids[1], false, NULL::bigint FROM saga s WHERE s.id = ids[1] COLLATE "C";
         RETURN;
     END IF;
     WITH updated AS (
@@ -94,10 +97,11 @@ BEGIN
         VALUES ((SELECT max(c.revision) FROM change_log c) + 1, log_mark, log_write_id, '', now_us, saga_commit.changes);
     END IF;
     IF all_written THEN
+        RETURN QUERY SELECT NULL::bigint, true, false, now_us;
         RETURN;
     END IF;
     RETURN QUERY
-        SELECT e.ord - 1, s.last_write = e.write_id, false
+        SELECT e.ord - 1, s.last_write = e.write_id, false, NULL::bigint
         FROM unnest(ids, write_ids) WITH ORDINALITY AS e(id, write_id, ord)
         JOIN saga s ON s.id = e.id COLLATE "C";
 END

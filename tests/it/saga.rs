@@ -1,6 +1,8 @@
 //! Sagas, by the real program: as their users meet them, and whatever happens to it.
 
+mod case;
 mod cli;
+mod drama;
 mod following;
 mod gate;
 mod judge;

@@ -5,8 +5,8 @@
 //! Decisions are pure and apart from their execution. [`specifier`] and [`range`] read what callers write; [`resolve`] chooses a
 //! version; [`plan`] compares, schedules and judges; [`validate`] checks documents. They take values and return values.
 //!
-//! A refresh reads registries ([`Source`]) and writes to the store: one package is one transaction with its change-log entry,
-//! unchanged packages write nothing, and one replica at a time does it, under a lease. Memory learns of it only from the log,
+//! A refresh reads registries ([`Source`]) and writes to the store: a transaction takes all packages that have been read, each that
+//! changed with its change-log entry; unchanged packages move no revision; and one replica at a time does it, under a lease. Memory learns of it only from the log,
 //! here as on every other replica: the follower reads log page, head and rows in one database snapshot and swaps in a new
 //! [`Snapshot`]. [`Catalog`] answers from that: no lock, no database, no parsing, and answers encoded beforehand.
 //!

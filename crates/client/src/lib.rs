@@ -4,7 +4,7 @@
 //! [`connect`] gives typed clients for every service of the contract, which is re-exported as [`api`]. A failed call becomes
 //! an [`Error`] with the stable reason, the fields at fault and the wait that the server asked for, decoded from
 //! `google.rpc.Status` details. [`WatchStream`] delivers the change log in whole revisions and reconnects from its last
-//! cursor, so that its user sees every change once, in order.
+//! cursor, so that its user sees every change once, in order. [`SagaWatch`] follows one saga to its end in the same way.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), steadfast_client::Error> {

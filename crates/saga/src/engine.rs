@@ -360,28 +360,38 @@ impl Engine {
                 } else {
                     rest
                 };
-                Ok((self.at_rest(&view.id, rest, until).await?, replayed))
+                Ok((self.at_rest(view, rest, until).await?, replayed))
             }
             _ => Ok((view, replayed)),
         }
     }
 
     /// The saga once it rests, or as it is at the end of the time.
-    async fn at_rest(&self, id: &str, mut rest: Rest, until: Instant) -> Result<SagaView, Error> {
+    async fn at_rest(
+        &self,
+        started: SagaView,
+        mut rest: Rest,
+        until: Instant,
+    ) -> Result<SagaView, Error> {
         let mut others = self.inner.wakeups.subscribe_to_others();
+        let id = started.id.clone();
         loop {
             let look = Instant::now() + self.inner.options.poll_interval;
             tokio::select! {
-                () = rest.came() => {}
+                rested = rest.came() => {
+                    if let Some(ended) = rested.and_then(|rested| rested.ended(&started)) {
+                        return Ok(ended);
+                    }
+                }
                 // It may be in another replica's hand.
                 _ = others.changed() => tokio::time::sleep(LOOK_AGAIN).await,
                 () = tokio::time::sleep_until(look.min(until)) => {}
             }
-            let view = self.get(id).await?;
+            let view = self.get(&id).await?;
             if view.saga.state.rests() || Instant::now() >= until {
                 return Ok(view);
             }
-            rest = self.inner.rests.wait_for(id);
+            rest = self.inner.rests.wait_for(&id);
         }
     }
 
@@ -509,7 +519,7 @@ impl Engine {
             Steered::Unknown => Ok(None),
             Steered::Refused(error) => Err(error),
             Steered::Moved(row) => {
-                self.inner.rests.came(id);
+                self.inner.rests.came(id, None);
                 let own = self
                     .life()
                     .is_some_and(|life| life.executor.to_string() == row.owner);
@@ -678,8 +688,8 @@ impl Engine {
             Some(life) => {
                 let transition =
                     saga.apply(&steps, &self.inner.known, Event::Begin, now, rand::random())?;
-                let disposition =
-                    Disposition::of(&transition, &steps, &life.executor.to_string(), now);
+                let executor = life.executor.to_string();
+                let disposition = Disposition::of(&transition, &steps, &executor, false, now);
                 SagaFirst {
                     owner: disposition.owner,
                     wake_us: disposition.wake_us,

@@ -1,7 +1,8 @@
 //! The gRPC and HTTP edges, configuration, telemetry, schedules and wiring.
 //!
 //! [`run`] is the whole life of a replica: telemetry, database, memory, ports, work, and the way out. What it serves is in
-//! `grpc` and `http`; what it does by itself is in `schedule`, `maintenance` and the catalogue's own executor.
+//! `grpc` and `http`; what it does by itself is in `schedule`, `maintenance` and the executors of the catalogue and of sagas; what
+//! the steps of sagas can do here is in `actions`.
 
 mod actions;
 pub mod config;

@@ -60,7 +60,7 @@ pub(crate) async fn migrate(db: &Db) -> Result<MigrateReport, Error> {
     let from = found(db).await?;
     check_not_newer(from)?;
     match db {
-        Db::Postgres { pool, .. } => migrate_postgres(pool).await,
+        Db::Postgres { connections, .. } => migrate_postgres(connections.pool()).await,
         Db::Sqlite { writer, .. } => SQLITE.run(writer).await,
     }
     .map_err(|error| match error {

@@ -75,12 +75,12 @@ impl Wakeups {
                 listening: AtomicBool::new(false),
             }),
         };
-        if let Db::Postgres { pool, .. } = store.db() {
+        if let Db::Postgres { connections, .. } = store.db() {
             tasks.spawn(
                 stop.clone()
                     .run_until_cancelled_owned(wakeups.clone().listen(
                         store.clone(),
-                        pool.clone(),
+                        connections.pool().clone(),
                         replica,
                     )),
             );

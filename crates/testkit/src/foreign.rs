@@ -49,6 +49,17 @@ pub async fn python(program: &str, arguments: &[&str]) -> CommandOutput {
     CommandOutput::of(command).await
 }
 
+/// Runs a text as a Python program that learns the contract from the server at `address`: `method(service, name)` is a call
+/// of it and `plain(message)` a message in its JSON form. The texts before it are in `reflection.py`.
+///
+/// # Panics
+///
+/// When Python is not installed, or does not end in time.
+pub async fn python_by_reflection(program: &str, address: &str) -> CommandOutput {
+    let program = format!("{}\n{program}", include_str!("foreign/reflection.py"));
+    python(&program, &[address]).await
+}
+
 /// Tarballs of a few real packages, as their authors packed them, in order of their names.
 ///
 /// # Panics

@@ -1,4 +1,4 @@
-//! For tests only: databases, a real server process, an npm registry on loopback and fault plans.
+//! For tests only: databases, a real server process, an npm registry and a server of effects on loopback, and fault plans.
 //!
 //! Everything here is a real thing in small: PostgreSQL itself behind a private socket, the released binary as a process
 //! that can be killed, a registry that answers over TCP and lies on command. Nothing is a mock, and nothing in this crate

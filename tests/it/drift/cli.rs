@@ -274,3 +274,52 @@ async fn many_are_reported_from_a_file_within_an_inventory() {
     assert_eq!(told["resources"].as_array().map(Vec::len), Some(1_100));
     assert_eq!(told["more"], true);
 }
+
+/// The commands of the README's section, each with the exit code that it promises.
+fn readme() -> Vec<(i32, String)> {
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+    let readme = fs::read_to_string(readme).expect("there is a README");
+    let section = readme
+        .split("\n## Find drift\n")
+        .nth(1)
+        .expect("it has the section");
+    let section = section.split("\n## ").next().expect("it ends");
+    let commands = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("steadfast "));
+    commands
+        .map(|line| {
+            let code = i32::from(line.contains("# exits 2")) * 2;
+            let command = line.split('#').next().expect("a command").trim();
+            // One word, as a shell makes of it.
+            (code, command.replace("\"it was too small\"", "resized"))
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn the_commands_of_the_readme_work() {
+    let stage = Stage::start(Engine::Sqlite).await;
+    let readme_text = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+    let text = fs::read_to_string(readme_text).expect("there is a README");
+    let documents: Vec<&str> = text.split("```json\n").skip(1).collect();
+    for (name, document) in ["spec.json", "live.json"].into_iter().zip(documents) {
+        stage.file(name, document.split("```").next().expect("it ends"));
+    }
+    let line = serde_json::json!({ "provider": "digitalocean", "type": "droplet", "id": "4711", "attributes": resized() });
+    stage.file("droplets.jsonl", &line.to_string());
+    let commands = readme();
+    assert_eq!(commands.len(), 11, "{commands:?}");
+    let mut inventory = String::new();
+    for (code, command) in commands {
+        let command = if command.contains("ID@ETAG") {
+            command.replace("ID@ETAG", &stage.seen().await)
+        } else {
+            command.replace("ID", &inventory)
+        };
+        let told = stage.told(code, &command).await;
+        if command.starts_with("inventory begin") {
+            inventory = told.trim().to_owned();
+        }
+    }
+}

@@ -1,32 +1,13 @@
 //! Python's grpcio, by reflection alone.
 
 use serde_json::Value;
-use steadfast_testkit::foreign::python;
+use steadfast_testkit::foreign::{python, python_by_reflection};
 
 use crate::scene::{Engine, Scene};
 
-/// Learns the contract from the server, calls it, and prints what came as one JSON object.
+/// Calls the server and prints what came as one JSON object.
 const CALLS: &str = r#"
-import json, sys, grpc
-from google.protobuf import descriptor_pool, json_format, message_factory
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
-
-channel = grpc.insecure_channel(sys.argv[1])
-database = ProtoReflectionDescriptorDatabase(channel)
-pool = descriptor_pool.DescriptorPool(database)
 told = {"services": sorted(database.get_services())}
-
-def method(service, name):
-    found = pool.FindServiceByName(service).FindMethodByName(name)
-    request = message_factory.GetMessageClass(found.input_type)
-    answer = message_factory.GetMessageClass(found.output_type)
-    make = channel.unary_stream if found.server_streaming else channel.unary_unary
-    call = make(f"/{service}/{name}", request_serializer=request.SerializeToString, response_deserializer=answer.FromString)
-    return lambda **fields: call(json_format.ParseDict(fields, request()), timeout=20)
-
-def plain(message):
-    return json_format.MessageToDict(message)
-
 registry, watch = "steadfast.registry.v1.RegistryService", "steadfast.watch.v1.WatchService"
 told["package"] = plain(method(registry, "GetPackage")(name="@openfn/language-http"))
 told["resolved"] = plain(method(registry, "ResolvePackage")(specifier="@openfn/language-http@^7"))
@@ -53,7 +34,7 @@ print(json.dumps(told))
 async fn everything_can_be_called_by_reflection_alone() {
     for engine in Engine::BOTH {
         let scene = Scene::filled(engine).await;
-        let output = python(CALLS, &[scene.server.grpc_address()]).await;
+        let output = python_by_reflection(CALLS, scene.server.grpc_address()).await;
         let told: Value = output.json();
         let services = told["services"].as_array().expect("a list");
         assert!(

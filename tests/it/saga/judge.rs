@@ -1,18 +1,17 @@
 //! Compares what a saga's record says with what really happened.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 use steadfast_client::api::saga::v1::{
     Direction, SagaEvent, SagaEventKind as Kind, SagaState, StepState,
 };
-use steadfast_testkit::effects::{Call, Entry, Way, What};
+use steadfast_testkit::effects::{Entry, Way, What};
 
-use super::load::{Fate, STEPS, Told};
+use super::{
+    case::{Attempt, Case, index, is_arrived, is_undone},
+    load::{Fate, STEPS, Told},
+};
 
 /// What was found out about all sagas of a run.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -32,21 +31,6 @@ pub(crate) struct Summary {
     pub(crate) lost: usize,
     /// Requests.
     pub(crate) calls: usize,
-}
-
-/// An attempt of one step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Attempt {
-    step: usize,
-    way: Way,
-    number: u32,
-}
-
-/// One saga before its judge.
-struct Case<'a> {
-    told: &'a Told,
-    entries: &'a [&'a Entry],
-    blocks_late: bool,
 }
 
 /// Judges all sagas of a run against the ledger.
@@ -374,75 +358,6 @@ impl Case<'_> {
         Ok(())
     }
 
-    fn state(&self) -> SagaState {
-        self.told.saga.state()
-    }
-
-    fn arrived(&self) -> impl Iterator<Item = &Arc<Call>> {
-        let arrived = self
-            .entries
-            .iter()
-            .filter(|entry| entry.what == What::Arrived);
-        arrived.map(|entry| &entry.call)
-    }
-
-    /// Steps whose effect, or undo, came about, in that order.
-    fn happened(&self, way: Way) -> Vec<usize> {
-        let happened = self.entries.iter().filter(|entry| match way {
-            Way::Do => entry.what == What::Applied,
-            Way::Undo => is_undone(entry),
-        });
-        happened.map(|entry| index(&entry.call.step)).collect()
-    }
-
-    /// Steps whose effects are still there.
-    fn there(&self) -> Vec<usize> {
-        let mut there = Vec::new();
-        for entry in self.entries {
-            let step = index(&entry.call.step);
-            match entry.what {
-                What::Applied => there.push(step),
-                What::Undone { .. } => there.retain(|other| *other != step),
-                What::Arrived | What::Blocked => {}
-            }
-        }
-        there
-    }
-
-    fn receipt(&self, step: usize) -> Option<&str> {
-        let applied = self
-            .entries
-            .iter()
-            .find(|entry| entry.what == What::Applied && index(&entry.call.step) == step);
-        applied.map(|entry| entry.receipt.as_str())
-    }
-
-    /// Where the first such entry is; at the end if there is none.
-    fn first(&self, is: impl Fn(&Entry) -> bool) -> usize {
-        let at = self.entries.iter().position(|entry| is(entry));
-        at.unwrap_or(self.entries.len())
-    }
-
-    /// Steps with such an event in one direction, in order.
-    fn marks(&self, kind: Kind, way: Way) -> Vec<usize> {
-        let attempts = self.attempts(kind).into_iter();
-        let of_way = attempts.filter(|attempt| attempt.way == way);
-        of_way.map(|attempt| attempt.step).collect()
-    }
-
-    fn attempts(&self, kind: Kind) -> Vec<Attempt> {
-        let events = self.told.events.iter().filter(|event| event.kind() == kind);
-        let attempt = |event: &SagaEvent| Attempt {
-            step: index(&event.step),
-            way: match event.direction() {
-                Direction::Backward => Way::Undo,
-                Direction::Forward | Direction::Unspecified => Way::Do,
-            },
-            number: u32::try_from(event.attempt).unwrap_or(0),
-        };
-        events.map(attempt).collect()
-    }
-
     fn count(&self, summary: &mut Summary) {
         match self.state() {
             SagaState::Completed => summary.completed += 1,
@@ -466,40 +381,4 @@ impl Case<'_> {
         };
         summary.lost += self.told.events.iter().filter(lost).count();
     }
-}
-
-impl fmt::Display for Case<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:?}", self.told.saga)?;
-        for event in &self.told.events {
-            let (kind, way) = (event.kind(), event.direction());
-            writeln!(
-                f,
-                "  {} {kind:?} {} {way:?} {} {}",
-                event.seq, event.step, event.attempt, event.detail_json
-            )?;
-        }
-        for entry in self.entries {
-            let call = &entry.call;
-            writeln!(
-                f,
-                "  {:?} {:?} {} {} {}",
-                entry.what, call.way, call.step, call.attempt, call.key
-            )?;
-        }
-        Ok(())
-    }
-}
-
-fn is_undone(entry: &Entry) -> bool {
-    matches!(entry.what, What::Undone { .. })
-}
-
-fn is_arrived(entry: &Entry, way: Way) -> bool {
-    entry.what == What::Arrived && entry.call.way == way
-}
-
-fn index(step: &str) -> usize {
-    let at = STEPS.iter().position(|name| *name == step);
-    at.unwrap_or_else(|| panic!("there is no step `{step}`"))
 }

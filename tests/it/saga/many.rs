@@ -2,17 +2,15 @@
 
 use std::time::Duration;
 
-use rand::{Rng, SeedableRng, rngs::StdRng};
-use steadfast_testkit::{EffectServer, Signal, TestDatabase, long_runs};
-use tokio::time::{Instant, sleep};
+use rand::Rng;
+use steadfast_testkit::{Signal, TestDatabase, long_runs};
+use tokio::time::sleep;
 
 use super::{
-    judge::{Summary, judge},
-    load::{
-        RUNNING, Replicas, define, definition, fate, server, settled, start_all, tell, troubled,
-    },
+    drama::{Drama, Size},
+    judge::Summary,
+    load::server,
 };
-use crate::history::seed;
 
 /// Short, so that much is taken over within the time of a test.
 const LEASE: Duration = Duration::from_secs(2);
@@ -32,15 +30,6 @@ enum Disturbance {
     Sleeps,
 }
 
-/// How much is done.
-#[derive(Debug, Clone, Copy)]
-struct Size {
-    sagas: u64,
-    tasks: u64,
-    /// The longest pause of a task between two starts.
-    pause_ms: u64,
-}
-
 /// How many times the replicas were disturbed, and what the sagas came to.
 struct Run {
     disturbed: usize,
@@ -48,66 +37,35 @@ struct Run {
 }
 
 async fn run(size: Size, disturbance: Disturbance, undo_blocks_late: bool) -> Run {
-    let seed = seed();
-    let began = Instant::now();
     let database = TestDatabase::create().await;
-    let effects = if undo_blocks_late {
-        EffectServer::blocking_late(troubled(seed)).await
-    } else {
-        EffectServer::taking_late(troubled(seed)).await
-    };
     let builder = server(LEASE).database_url(database.url());
-    let mut replicas = Replicas::start(builder, 2).await;
-    define(
-        &replicas.connect(0).await,
-        &definition(&effects, RUNNING, undo_blocks_late),
-    )
-    .await;
-    let endpoints = replicas.endpoints.clone();
-    let starting = tokio::spawn(async move {
-        let pause_ms = 0..size.pause_ms;
-        start_all(&endpoints, seed, 0..size.sagas, size.tasks, pause_ms).await
-    });
-    let mut random = StdRng::seed_from_u64(seed);
+    let mut drama = Drama::begin(builder, 2, size, undo_blocks_late).await;
     let mut disturbed = 0;
-    while !starting.is_finished() || disturbed < DISTURBED {
-        sleep(Duration::from_millis(random.random_range(200..1_200))).await;
-        let which = random.random_range(0..2);
+    while drama.is_starting() || disturbed < DISTURBED {
+        let pause = drama.random.random_range(200..1_200);
+        sleep(Duration::from_millis(pause)).await;
+        let which = drama.random.random_range(0..2);
         match disturbance {
             Disturbance::Kills => {
-                let both = random.random_range(0..5) == 0;
+                let both = drama.random.random_range(0..5) == 0;
                 let which = if both { 0..2 } else { which..which + 1 };
                 disturbed += which.len();
-                replicas.kill(which).await;
+                drama.replicas.kill(which).await;
             }
             Disturbance::Sleeps => {
-                replicas.servers[which].signal(Signal::SIGSTOP);
-                sleep(LEASE.mul_f64(random.random_range(1.2..2.2))).await;
-                replicas.servers[which].signal(Signal::SIGCONT);
+                drama.replicas.servers[which].signal(Signal::SIGSTOP);
+                sleep(LEASE.mul_f64(drama.random.random_range(1.2..2.2))).await;
+                drama.replicas.servers[which].signal(Signal::SIGCONT);
                 disturbed += 1;
             }
         }
     }
-    let ids = starting.await.expect("starting goes on to the end");
-    settled(&replicas.endpoints, PATIENCE).await;
-    let ledger = effects.quiet_ledger().await;
-    let told = tell(&replicas.connect(0).await, &ids).await;
-    let summary = judge(&told, &ledger, undo_blocks_late, |number| {
-        fate(seed, number)
-    });
-    println!(
-        "{disturbed} times {disturbance:?}, {size:?}, {summary:?}, {:?}",
-        began.elapsed()
-    );
-    assert_eq!(
-        summary.completed + summary.compensated + summary.stuck,
-        ids.len()
-    );
+    let happened = format!("{disturbed} times {disturbance:?}");
+    let summary = drama.end(&happened, PATIENCE).await;
     assert!(
-        summary.lost > 0 && summary.completed > 0 && summary.compensated > 0,
+        summary.lost > 0 && summary.undone_unknown > 0,
         "{summary:?}"
     );
-    assert!(summary.undone_unknown > 0, "{summary:?}");
     Run { disturbed, summary }
 }
 

@@ -52,6 +52,28 @@ const ALL_PAUSED_NOT_AT_STEP: &[Case] = &[
     (P::PausedNew, Refused(NOT_AT_STEP), None),
 ];
 
+/// A decision is about a step that waits: in the middle of its call there is none.
+const RUNNING_ONLY_WAITING: &[Case] = &[
+    (P::RunningWaiting, To(S::Running), Some(S::Completed)),
+    (P::RunningBusy, Refused(NOT_AT_STEP), Some(S::Completed)),
+];
+const COMPENSATING_ONLY_WAITING: &[Case] = &[
+    (
+        P::CompensatingWaiting,
+        To(S::Compensating),
+        Some(S::Compensated),
+    ),
+    (
+        P::CompensatingBusy,
+        Refused(NOT_AT_STEP),
+        Some(S::Compensated),
+    ),
+];
+const BOTH_STUCK_GO_ON: &[Case] = &[
+    (P::StuckForward, To(S::Running), Some(S::Completed)),
+    (P::StuckBackward, To(S::Compensating), Some(S::Compensated)),
+];
+
 const TABLE: &[Cell] = &[
     Cell(
         V::Cancel,
@@ -181,38 +203,16 @@ const TABLE: &[Cell] = &[
         V::Retry,
         "RUNNING",
         "a waiting step runs now",
-        &[
-            (P::RunningWaiting, To(S::Running), Some(S::Completed)),
-            (P::RunningBusy, Refused(NOT_AT_STEP), Some(S::Completed)),
-        ],
+        RUNNING_ONLY_WAITING,
     ),
     Cell(V::Retry, "PAUSED", "refused", ALL_PAUSED_NOT_AT_STEP),
     Cell(
         V::Retry,
         "COMPENSATING",
         "a waiting undo runs now",
-        &[
-            (
-                P::CompensatingWaiting,
-                To(S::Compensating),
-                Some(S::Compensated),
-            ),
-            (
-                P::CompensatingBusy,
-                Refused(NOT_AT_STEP),
-                Some(S::Compensated),
-            ),
-        ],
+        COMPENSATING_ONLY_WAITING,
     ),
-    Cell(
-        V::Retry,
-        "STUCK",
-        "goes on: runs again",
-        &[
-            (P::StuckForward, To(S::Running), Some(S::Completed)),
-            (P::StuckBackward, To(S::Compensating), Some(S::Compensated)),
-        ],
-    ),
+    Cell(V::Retry, "STUCK", "goes on: runs again", BOTH_STUCK_GO_ON),
     Cell(V::Retry, "ended", "refused", ALL_ENDED),
     Cell(
         V::Skip,
@@ -224,38 +224,16 @@ const TABLE: &[Cell] = &[
         V::Skip,
         "RUNNING",
         "a waiting step counts as done",
-        &[
-            (P::RunningWaiting, To(S::Running), Some(S::Completed)),
-            (P::RunningBusy, Refused(NOT_AT_STEP), Some(S::Completed)),
-        ],
+        RUNNING_ONLY_WAITING,
     ),
     Cell(V::Skip, "PAUSED", "refused", ALL_PAUSED_NOT_AT_STEP),
     Cell(
         V::Skip,
         "COMPENSATING",
         "a waiting undo counts as done",
-        &[
-            (
-                P::CompensatingWaiting,
-                To(S::Compensating),
-                Some(S::Compensated),
-            ),
-            (
-                P::CompensatingBusy,
-                Refused(NOT_AT_STEP),
-                Some(S::Compensated),
-            ),
-        ],
+        COMPENSATING_ONLY_WAITING,
     ),
-    Cell(
-        V::Skip,
-        "STUCK",
-        "goes on: next step",
-        &[
-            (P::StuckForward, To(S::Running), Some(S::Completed)),
-            (P::StuckBackward, To(S::Compensating), Some(S::Compensated)),
-        ],
-    ),
+    Cell(V::Skip, "STUCK", "goes on: next step", BOTH_STUCK_GO_ON),
     Cell(V::Skip, "ended", "refused", ALL_ENDED),
     Cell(
         V::Abandon,

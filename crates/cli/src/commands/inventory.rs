@@ -116,7 +116,7 @@ pub(crate) async fn run(command: InventoryCommand, session: &Session) -> Result<
                     provider: args.provider,
                     types: args.types,
                 }),
-                source: args.source.unwrap_or_else(user),
+                source: args.source.or_else(user).unwrap_or_default(),
             };
             let begun = connection.call(client.begin_inventory(request)).await?;
             let inventory = begun.inventory.unwrap_or_default();

@@ -16,7 +16,7 @@ use steadfast_client::{
 
 use crate::{
     args::{key_and_value, parse_span},
-    commands::{Session, drift::SeverityArg, resource::type_name, who::user},
+    commands::{Session, drift::SeverityArg, resource::type_name, who::actor},
     failure::{Exit, Failure},
     json, moment, table,
 };
@@ -136,7 +136,7 @@ pub(crate) async fn run(command: PolicyCommand, session: &Session) -> Result<Exi
     let policy = match command {
         PolicyCommand::List(args) => return list(args, &connection, session).await,
         PolicyCommand::Create(args) => {
-            let actor = args.actor.clone().unwrap_or_else(user);
+            let actor = actor(args.actor.clone());
             let mut policy = Policy {
                 name: args.name.clone(),
                 ..Policy::default()
@@ -150,7 +150,7 @@ pub(crate) async fn run(command: PolicyCommand, session: &Session) -> Result<Exi
         }
         PolicyCommand::Get(NameArgs { name }) => Some(get(&connection, name).await?),
         PolicyCommand::Update(args) => {
-            let actor = args.actor.clone().unwrap_or_else(user);
+            let actor = actor(args.actor.clone());
             let mut policy = get(&connection, args.name.clone()).await?;
             args.put_into(&mut policy);
             let request = UpdatePolicyRequest {
@@ -167,7 +167,7 @@ pub(crate) async fn run(command: PolicyCommand, session: &Session) -> Result<Exi
             let request = DeletePolicyRequest {
                 name: args.name.clone(),
                 etag,
-                actor: args.actor.unwrap_or_else(user),
+                actor: actor(args.actor),
             };
             connection.call(client.delete_policy(request)).await?;
             session.output.print(

@@ -166,7 +166,7 @@ async fn record(args: RecordArgs, session: &Session) -> Result<Exit, Failure> {
         key: Some(args.resource.key.0),
         spec_json: document::read_object_text(&args.spec)?,
         labels: args.labels.into_iter().collect(),
-        recorded_by: args.recorded_by.unwrap_or_else(user),
+        recorded_by: args.recorded_by.or_else(user).unwrap_or_default(),
         saga_id: args.saga,
         pending: args.pending,
         expected_version: args.expected_version,

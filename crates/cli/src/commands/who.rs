@@ -16,16 +16,21 @@ pub(crate) struct WhoArgs {
 // === impl WhoArgs ===
 
 impl WhoArgs {
+    /// A decision is kept with its author, so it needs one.
     pub(crate) fn actor(&self) -> String {
-        self.actor.clone().unwrap_or_else(user)
+        actor(self.actor.clone())
     }
 }
 
-/// Whoever uses this machine.
-pub(crate) fn user() -> String {
+/// The name that was given, or whoever uses this machine.
+pub(crate) fn actor(given: Option<String>) -> String {
+    given.or_else(user).unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// Whoever uses this machine, if it says so.
+pub(crate) fn user() -> Option<String> {
     ["STEADFAST_ACTOR", "USER", "LOGNAME"]
         .iter()
         .filter_map(|name| std::env::var(name).ok())
         .find(|name| !name.is_empty())
-        .unwrap_or_else(|| "unknown".to_owned())
 }

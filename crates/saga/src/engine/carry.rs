@@ -10,7 +10,7 @@ use serde_json::Value;
 use steadfast_store::{SagaRow, SagaTransition, SteerWrite, TransitionOutcome};
 use steadfast_types::{Backoff, Timestamp};
 
-use super::{DOCUMENT_BYTES, Engine, Error, Life, NAME_BYTES, held::Held, stored};
+use super::{DOCUMENT_BYTES, Engine, Error, Life, NAME_BYTES, held::Held, rest::Rested, stored};
 use crate::{
     Action, Attempt, Direction, Effect, Event, Leg, Outcome, Probed, Record, Saga, State, Step,
     Transition, Undo, metric,
@@ -33,6 +33,8 @@ pub(super) struct InHand {
     steps: Arc<Vec<Step>>,
     pub(super) saga: Saga,
     version: i64,
+    /// It waited for a concurrency key, or holds one.
+    is_keyed: bool,
 }
 
 /// Who has a saga after a transition, and when it goes on if nobody has it.
@@ -40,6 +42,7 @@ pub(super) struct InHand {
 pub(super) struct Disposition {
     pub(super) owner: String,
     pub(super) wake_us: Option<i64>,
+    /// Its concurrency key, if it has one, goes to the next.
     pub(super) release: bool,
 }
 
@@ -63,12 +66,13 @@ impl Disposition {
         transition: &Transition,
         steps: &[Step],
         executor: &str,
+        is_keyed: bool,
         now: Timestamp,
     ) -> Self {
         let mut disposition = Self {
             owner: String::new(),
             wake_us: None,
-            release: transition.saga.state.has_ended(),
+            release: is_keyed && transition.saga.state.has_ended(),
         };
         for effect in &transition.effects {
             match effect {
@@ -112,6 +116,7 @@ impl InHand {
             steps: Arc::clone(steps),
             saga,
             version: row.version,
+            is_keyed: row.concurrency_key.is_some(),
         })
     }
 
@@ -403,7 +408,8 @@ impl Engine {
                 }
             };
             let executor = life.executor.to_string();
-            let disposition = Disposition::of(&transition, &hand.steps, &executor, now);
+            let disposition =
+                Disposition::of(&transition, &hand.steps, &executor, hand.is_keyed, now);
             let write = match self.transition(hand, &transition, &disposition, life) {
                 Ok(mut write) => {
                     // Whatever came of it, no replica was lost by it.
@@ -416,12 +422,17 @@ impl Engine {
                 }
             };
             match self.inner.store.commit_saga(write).await {
-                Ok(TransitionOutcome::Committed) => {
+                Ok(TransitionOutcome::Committed(time)) => {
                     hand.saga = transition.saga;
                     hand.version += 1;
                     told(&hand.id, &transition.records);
                     if hand.saga.state.rests() {
-                        self.inner.rests.came(&hand.id);
+                        let rested = time.map(|time| Rested {
+                            saga: hand.saga.clone(),
+                            version: hand.version,
+                            time,
+                        });
+                        self.inner.rests.came(&hand.id, rested);
                     }
                     self.inner.wakeups.kick();
                     if disposition.wake_us.is_some() || disposition.release {
@@ -516,10 +527,11 @@ impl Engine {
         let mut transition = hand.saga.apply(steps, known, event, now, rand::random())?;
         self.stop_timer(steps, &mut transition, now)?;
         let executor = self.life().map(|life| life.executor.to_string());
+        let is_keyed = row.concurrency_key.is_some();
         let mut disposition = match &executor {
-            Some(executor) => Disposition::of(&transition, steps, executor, now),
+            Some(executor) => Disposition::of(&transition, steps, executor, is_keyed, now),
             // Without a life of its own this replica leaves the work to others: they find it as lost.
-            None => Disposition::of(&transition, steps, "nobody", now),
+            None => Disposition::of(&transition, steps, "nobody", is_keyed, now),
         };
         let works = transition.effects.iter().any(is_work);
         let running = matches!(transition.saga.state, State::Running | State::Compensating);
@@ -532,7 +544,8 @@ impl Engine {
             disposition.wake_us = row.wake_us;
         }
         let begin = hand.saga.state == State::Paused && transition.saga.state == State::Pending;
-        if transition.saga.state == State::Abandoned
+        if is_keyed
+            && transition.saga.state == State::Abandoned
             && let Some(until) = last_deadline(&hand.saga).filter(|until| *until > now)
         {
             // What was sent may still have its effect: the key is kept until it cannot any more.

@@ -8,7 +8,11 @@ use std::{
     },
 };
 
+use steadfast_types::Timestamp;
 use tokio::sync::watch;
+
+use super::SagaView;
+use crate::Saga;
 
 /// Sagas that somebody waits for, in this process.
 #[derive(Debug, Clone, Default)]
@@ -20,15 +24,50 @@ pub(super) struct Rests {
 struct Waited {
     /// Those in the map; zero spares the lock.
     count: AtomicUsize,
-    sagas: Mutex<HashMap<String, (watch::Sender<()>, usize)>>,
+    sagas: Mutex<HashMap<String, (watch::Sender<Option<Rested>>, usize)>>,
 }
 
 /// One who waits. Dropped, it waits no longer.
 #[derive(Debug)]
 pub(super) struct Rest {
     id: String,
-    news: watch::Receiver<()>,
+    news: watch::Receiver<Option<Rested>>,
     rests: Rests,
+}
+
+/// How a saga came to rest in this process's hand.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Rested {
+    pub(super) saga: Saga,
+    pub(super) version: i64,
+    /// Of the transition.
+    pub(super) time: Timestamp,
+}
+
+// === impl Rested ===
+
+impl Rested {
+    /// The saga as it would be read now, made from how it was when it was started. Nothing if it could have changed otherwise
+    /// than by its own steps, or may yet go on.
+    pub(super) fn ended(self, started: &SagaView) -> Option<SagaView> {
+        let as_it_began = self.saga.control_version == started.saga.control_version;
+        if !self.saga.state.has_ended() || !as_it_began || started.start_time.is_none() {
+            return None;
+        }
+        let mut saga = self.saga;
+        for step in &mut saga.steps {
+            // Stored apart, and not part of the view.
+            step.output = None;
+        }
+        Some(SagaView {
+            saga,
+            version: self.version,
+            end_time: Some(self.time),
+            owner: None,
+            wake_time: None,
+            ..started.clone()
+        })
+    }
 }
 
 // === impl Rests ===
@@ -41,7 +80,7 @@ impl Rests {
             .sagas
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let first = || (watch::Sender::new(()), 0);
+        let first = || (watch::Sender::new(None), 0);
         let (news, waiting) = sagas.entry(id.to_owned()).or_insert_with(first);
         *waiting += 1;
         let news = news.subscribe();
@@ -53,8 +92,8 @@ impl Rests {
         }
     }
 
-    /// Says that a saga rests.
-    pub(super) fn came(&self, id: &str) {
+    /// Says that a saga rests; and how, where that is known without reading it.
+    pub(super) fn came(&self, id: &str, rested: Option<Rested>) {
         if self.waited.count.load(Ordering::Acquire) == 0 {
             return;
         }
@@ -64,7 +103,7 @@ impl Rests {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if let Some((news, _)) = sagas.get(id) {
-            news.send_replace(());
+            news.send_replace(rested);
         }
     }
 }
@@ -72,10 +111,11 @@ impl Rests {
 // === impl Rest ===
 
 impl Rest {
-    /// Returns when the saga was said to rest.
-    pub(super) async fn came(&mut self) {
+    /// Returns when the saga was said to rest, and what was said.
+    pub(super) async fn came(&mut self) -> Option<Rested> {
         // The sender is in the map for as long as this is.
         let _ = self.news.changed().await;
+        self.news.borrow_and_update().clone()
     }
 }
 
@@ -105,12 +145,12 @@ mod tests {
             rests.wait_for("a"),
             rests.wait_for("b"),
         );
-        rests.came("a");
-        first.came().await;
-        second.came().await;
+        rests.came("a", None);
+        assert_eq!(first.came().await, None);
+        assert_eq!(second.came().await, None);
         assert!(futures::poll!(Box::pin(other.came())).is_pending());
         drop((first, second, other));
-        rests.came("a");
+        rests.came("a", None);
         assert!(rests.waited.sagas.lock().expect("unpoisoned").is_empty());
         assert_eq!(rests.waited.count.load(Ordering::Relaxed), 0);
     }

@@ -1,8 +1,8 @@
 //! Between rows and values.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use steadfast_store::{Request, SagaDefinitionRow, SagaEventRow, SagaRow};
 use steadfast_types::Timestamp;
@@ -112,7 +112,7 @@ pub struct SagaView {
     /// Where it stands; without outputs.
     pub saga: Saga,
     /// Its steps.
-    pub steps: Vec<Step>,
+    pub steps: Arc<Vec<Step>>,
     /// When it was started.
     pub create_time: Timestamp,
     /// When it first ran.
@@ -272,7 +272,7 @@ impl StartSaga {
 // === impl SagaView ===
 
 impl SagaView {
-    pub(super) fn read(row: SagaRow, steps: &[Step]) -> Result<Self, Error> {
+    pub(super) fn read(row: SagaRow, steps: &Arc<Vec<Step>>) -> Result<Self, Error> {
         let saga = read_machine(&row)?;
         let labels = serde_json::from_str(&row.labels).map_err(|_| Error::Internal("labels"))?;
         Ok(Self {
@@ -289,7 +289,7 @@ impl SagaView {
             concurrency_key: row.concurrency_key,
             deadline: row.deadline_us.map(Timestamp),
             saga,
-            steps: steps.to_vec(),
+            steps: Arc::clone(steps),
             create_time: Timestamp(row.created_us),
             start_time: row.started_us.map(Timestamp),
             end_time: row.ended_us.map(Timestamp),
@@ -402,14 +402,19 @@ pub(super) fn records_text(
     outputs: &BTreeMap<usize, Value>,
     verb: Option<&str>,
 ) -> Result<String, Error> {
-    let mut value = json!({ "records": records });
-    if !outputs.is_empty() {
-        value["outputs"] = json!(outputs);
+    #[derive(Serialize)]
+    struct Written<'a> {
+        records: &'a [Record],
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        outputs: &'a BTreeMap<usize, Value>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        verb: Option<&'a str>,
     }
-    if let Some(verb) = verb {
-        value["verb"] = json!(verb);
-    }
-    Ok(value.to_string())
+    super::to_json(&Written {
+        records,
+        outputs,
+        verb,
+    })
 }
 
 /// Whether a text or a name in it has a NUL character, which not every database keeps.

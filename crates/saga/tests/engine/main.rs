@@ -5,3 +5,4 @@ mod carrying;
 mod lost;
 mod mended;
 mod scene;
+mod waiting;

@@ -24,7 +24,11 @@ use steadfast_store::{
 use steadfast_types::Timestamp;
 use tokio::time::Instant;
 
-use crate::scene::{LEASE, Process, Scene, Setup, counted, effect, start, wait};
+use crate::{
+    scene::{LEASE, Process, Scene, Setup},
+    steps::{effect, start, wait},
+    world::counted,
+};
 
 /// Dramas that are played at the same time.
 const AT_ONCE: usize = 6;

@@ -23,7 +23,8 @@ use steadfast_store::{
 use tokio::time::Instant;
 
 use crate::{
-    scene::{Scene, effect, start, wait},
+    scene::Scene,
+    steps::{effect, start, wait},
     world::World,
 };
 

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use steadfast_saga::{OnFailure, SagaView, StartSaga, State, Verb, machine::Seen};
+use steadfast_saga::{StartSaga, State, Verb};
 use steadfast_store::fault::Faults;
 use tokio::time::Instant;
 
-use crate::scene::{Process, Scene, Setup, effect, start, wait};
+use crate::{
+    scene::{Process, Scene, Setup},
+    steps::{effect, long, seen, start, stops, wait},
+};
 
 fn keyed(mut saga: StartSaga, priority: i32) -> StartSaga {
     saga.concurrency_key = Some("k".to_owned());
@@ -20,29 +23,6 @@ async fn holder(scene: &Scene) -> String {
         .await
 }
 
-async fn called(scene: &Scene, id: &str) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while scene.world.calls(id).is_empty() {
-        assert!(Instant::now() < deadline, "{id} was never called");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-}
-
-fn seen(view: &SagaView) -> Seen {
-    let at = view.saga.at.unwrap();
-    Seen {
-        control_version: view.saga.control_version,
-        step: at,
-        attempt: view.saga.steps[at].attempt(view.saga.direction),
-    }
-}
-
-fn long(name: &str) -> steadfast_saga::Step {
-    let mut step = effect(name, "");
-    step.timeouts.running_ms = 60_000;
-    step
-}
-
 #[tokio::test]
 async fn a_key_goes_to_the_first_by_priority_and_creation() {
     for scene in Scene::both().await {
@@ -50,7 +30,7 @@ async fn a_key_goes_to_the_first_by_priority_and_creation() {
         let gate = scene.world.hold("x");
         let mut ids = Vec::new();
         for priority in [0, 0, 5, 1, 5, 0] {
-            let saga = keyed(start(vec![long("x")]), priority);
+            let saga = keyed(start(vec![long("x", "")]), priority);
             ids.push(process.start(saga).await.unwrap());
         }
         let mut held_by = Vec::new();
@@ -63,7 +43,7 @@ async fn a_key_goes_to_the_first_by_priority_and_creation() {
                 }
                 assert!(Instant::now() < deadline, "the key stays with {now}");
             };
-            called(&scene, &now).await;
+            scene.world.called(&now, 1).await;
             // Nobody else was let in.
             assert_eq!(scene.world.inside(), 1);
             for id in ids
@@ -127,9 +107,7 @@ async fn a_key_is_held_through_paused_and_stuck() {
     for scene in Scene::both().await {
         let process = scene.boot(Faults::default()).await;
         process.until_alive().await;
-        let mut stops = effect("s", "fail");
-        stops.on_failure = OnFailure::Stop;
-        let steps = vec![long("a"), wait("w", 100), stops];
+        let steps = vec![long("a", ""), wait("w", 100), stops("s")];
         let id = process.start(keyed(start(steps), 0)).await.unwrap();
         let waiter = keyed(start(vec![effect("z", "")]), 9);
         let waiter = process.start(waiter).await.unwrap();
@@ -157,7 +135,7 @@ async fn a_key_is_held_through_compensating() {
     for scene in Scene::both().await {
         let process = scene.boot(Faults::default()).await;
         let gate = scene.world.hold("b");
-        let steps = vec![long("b"), effect("c", "fail")];
+        let steps = vec![long("b", ""), effect("c", "fail")];
         let id = process.start(keyed(start(steps), 0)).await.unwrap();
         let waiter = keyed(start(vec![effect("z", "")]), 9);
         let waiter = process.start(waiter).await.unwrap();
@@ -179,7 +157,7 @@ async fn an_abandoned_saga_keeps_its_key_until_its_last_call_cannot_act_any_more
         let mut step = effect("x", "");
         step.timeouts.running_ms = 1_500;
         let id = process.start(keyed(start(vec![step]), 0)).await.unwrap();
-        called(&scene, &id).await;
+        scene.world.called(&id, 1).await;
         let waiter = keyed(start(vec![effect("z", "")]), 9);
         let waiter = process.start(waiter).await.unwrap();
         let view = process.get(&id).await;

@@ -16,7 +16,10 @@ use steadfast_saga::{
 use steadfast_store::fault::{Fault, Faults, Point};
 use tokio::time::Instant;
 
-use crate::scene::{Scene, Setup, effect, noop, start, step, wait};
+use crate::{
+    scene::{Scene, Setup},
+    steps::{effect, noop, start, step, wait},
+};
 
 /// What must be nowhere in the database.
 const SECRET: &str = "correct horse \"battery\" staple/7";

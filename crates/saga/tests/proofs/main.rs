@@ -9,6 +9,7 @@ mod limits;
 mod paused;
 mod poison;
 mod scene;
+mod steps;
 mod unwinding;
 mod versions;
 mod world;

@@ -16,7 +16,11 @@ use steadfast_store::{
 use steadfast_types::ReplicaId;
 use tokio::time::Instant;
 
-use crate::scene::{LEASE, Process, Scene, Setup, counted, effect, start, wait};
+use crate::{
+    scene::{LEASE, Process, Scene, Setup},
+    steps::{effect, start, wait},
+    world::counted,
+};
 
 /// Whether a process renews its lease, and how many lives it had.
 #[derive(Default)]

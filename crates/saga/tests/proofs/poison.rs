@@ -8,20 +8,16 @@ use std::{
     time::Duration,
 };
 
-use steadfast_saga::{Options, State, Verb, machine::Seen};
+use steadfast_saga::{Options, State, Verb};
 use steadfast_store::fault::{Fault, Faults, Point};
 use steadfast_types::Timestamp;
 use tokio::time::Instant;
 
-use crate::scene::{Process, Scene, Setup, counted, effect, start, wait};
-
-async fn called(scene: &Scene, id: &str, times: usize) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while scene.world.calls(id).len() < times {
-        assert!(Instant::now() < deadline, "{:?}", scene.world.calls(id));
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-}
+use crate::{
+    scene::{Process, Scene, Setup},
+    steps::{effect, seen, start, wait},
+    world::counted,
+};
 
 /// What is broken in a saga's rows.
 const DAMAGE: [&str; 4] = [
@@ -59,7 +55,7 @@ async fn sagas_that_cannot_be_read_stop_no_others() {
         let mut overdue = start(vec![effect("x", ""), wait("w", 3_600_000)]);
         overdue.deadline = Some(Timestamp::now().plus(Duration::from_millis(1_600)));
         let overdue = first.start(overdue).await.unwrap();
-        called(&scene, &whole[whole.len() - 2], 1).await;
+        scene.world.called(&whole[whole.len() - 2], 1).await;
         first.kill();
         for (id, damage) in &broken {
             scene
@@ -100,7 +96,7 @@ fn capped(crashes: i64, running: usize, faults: Faults) -> Setup {
 async fn crash(scene: &Scene, id: &str, calls: impl Iterator<Item = usize>, cap: i64) {
     for calls in calls {
         let process = scene.boot(capped(cap, 100, Faults::default())).await;
-        called(scene, id, calls).await;
+        scene.world.called(id, calls).await;
         process.kill();
     }
 }
@@ -115,7 +111,7 @@ async fn a_saga_that_replicas_do_not_survive_is_taken_out_after_so_many() {
         step.retry.attempts = 100;
         step.timeouts.running_ms = 60_000;
         let id = first.start(start(vec![step])).await.unwrap();
-        called(&scene, &id, 1).await;
+        scene.world.called(&id, 1).await;
         first.kill();
         crash(&scene, &id, 2..=3, 2).await;
         // Three replicas were lost; two may be.
@@ -130,11 +126,7 @@ async fn a_saga_that_replicas_do_not_survive_is_taken_out_after_so_many() {
         assert_eq!(scene.world.counts(&id), counted([("x", 3)]));
         // A person's retry gives it another chance, and the count begins anew.
         scene.world.hold_no_more();
-        let seen = Seen {
-            control_version: view.saga.control_version,
-            step: 0,
-            attempt: view.saga.steps[0].attempt(view.saga.direction),
-        };
+        let seen = seen(&view);
         last.steer(&id, Verb::Retry(seen)).await.unwrap();
         last.until_state(&id, State::Completed).await;
         assert_eq!(scene.world.counts(&id), counted([("x", 4)]));
@@ -157,15 +149,15 @@ async fn progress_makes_up_for_lost_replicas() {
         let first = scene.boot(capped(1, 100, Faults::default())).await;
         first.until_alive().await;
         let id = first.start(start(steps.to_vec())).await.unwrap();
-        called(&scene, &id, 1).await;
+        scene.world.called(&id, 1).await;
         first.kill();
         for (at, name) in names.into_iter().enumerate() {
             // Taken over with this step under way, which is then done; the next one is under way when the replica is lost.
             let process = scene.boot(capped(1, 100, Faults::default())).await;
-            called(&scene, &id, 2 * at + 2).await;
+            scene.world.called(&id, 2 * at + 2).await;
             scene.world.gate(name).open_once();
             if at + 1 < names.len() {
-                called(&scene, &id, 2 * at + 3).await;
+                scene.world.called(&id, 2 * at + 3).await;
                 process.kill();
             } else {
                 process.until_state(&id, State::Completed).await;

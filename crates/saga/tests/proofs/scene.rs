@@ -1,15 +1,14 @@
-//! A database, processes on it that can be killed, and the sagas that they carry out.
+//! A database, and processes on it that can be killed.
 //!
 //! A process is a thread with a runtime of its own, on which everything that belongs to it runs: the engine, its attempts, the
 //! committers of its store, its connections. Killing it drops that runtime between two polls: nothing says goodbye, connections
 //! break, and its lease has to run out.
 
-use std::{collections::BTreeMap, future::Future, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{future::Future, sync::Arc, thread::JoinHandle, time::Duration};
 
-use serde_json::{Value, json};
 use steadfast_saga::{
-    Actions, DefinitionRef, Engine, Error, NoSecrets, Options, SagaEventView, SagaView,
-    SecretSource, StartSaga, State, Step, Verb,
+    Actions, Engine, Error, NoSecrets, Options, SagaEventView, SagaView, SecretSource, StartSaga,
+    State, Verb,
 };
 use steadfast_store::{Store, Wakeups, fault::Faults};
 use steadfast_testkit::postgres::TestDatabase;
@@ -18,7 +17,10 @@ use tempfile::TempDir;
 use tokio::{runtime::Handle, sync::oneshot, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::world::{Effect, World};
+use crate::{
+    steps::{noop, start},
+    world::{Effect, World},
+};
 
 /// Leases of the processes, short, because after each kill one has to run out.
 pub(crate) const LEASE: Duration = Duration::from_millis(500);
@@ -367,63 +369,4 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.end();
     }
-}
-
-// === definitions ===
-
-pub(crate) fn step(value: Value) -> Step {
-    serde_json::from_value(value).unwrap()
-}
-
-pub(crate) fn noop(name: &str) -> Step {
-    step(json!({ "name": name, "action": { "builtin": { "name": "noop" } }, "undo": "none" }))
-}
-
-/// A step that acts on the world as told.
-pub(crate) fn effect(name: &str, what: &str) -> Step {
-    by("effect", name, what)
-}
-
-/// The same, by an action that is asked in vain what became of it.
-pub(crate) fn blind(name: &str, what: &str) -> Step {
-    by("blind", name, what)
-}
-
-fn by(action: &str, name: &str, what: &str) -> Step {
-    step(json!({
-        "name": name,
-        "action": { "builtin": { "name": action, "input": { "do": what } } },
-        "undo": { "builtin": { "name": action, "input": { "was": "{{ output }}" } } },
-        "retry": { "attempts": 3, "initial_backoff_ms": 1, "max_backoff_ms": 2 },
-        "timeouts": { "running_ms": 1_000 },
-    }))
-}
-
-pub(crate) fn wait(name: &str, duration_ms: u64) -> Step {
-    step(json!({
-        "name": name, "action": { "wait": { "duration_ms": duration_ms } }, "undo": "none",
-    }))
-}
-
-pub(crate) fn start(steps: Vec<Step>) -> StartSaga {
-    StartSaga {
-        kind: "test".to_owned(),
-        deployment_id: "d".to_owned(),
-        triggered_by: "tester".to_owned(),
-        definition: DefinitionRef::Inline(steps),
-        inputs: json!({ "size": 3 }),
-        context: Value::Null,
-        labels: BTreeMap::new(),
-        priority: 0,
-        concurrency_key: None,
-        deadline: None,
-    }
-}
-
-/// Calls by name, to compare with [`World::counts`].
-pub(crate) fn counted<const N: usize>(pairs: [(&str, usize); N]) -> BTreeMap<String, usize> {
-    pairs
-        .into_iter()
-        .map(|(name, count)| (name.to_owned(), count))
-        .collect()
 }

@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use steadfast_saga::{Direction, OnFailure, OnUnknown, State, Step, Verb, machine::Seen};
+use steadfast_saga::{Direction, OnFailure, OnUnknown, State, Step, Verb};
 use steadfast_store::fault::Faults;
 
 use crate::{
-    scene::{Process, Scene, blind, counted, effect, start, step},
-    world::World,
+    scene::{Process, Scene},
+    steps::{blind, effect, seen, start, step},
+    world::{World, counted},
 };
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
@@ -206,10 +207,10 @@ async fn an_undo_that_fails_leaves_the_rest_to_be_done() {
             let mut steps: Vec<Step> = NAMES.iter().map(|name| effect(name, "")).collect();
             steps.push(effect("e", "fail"));
             let id = process.start(start(steps)).await.unwrap();
-            let stuck = process.until_rest(&id).await.saga;
-            assert_eq!(stuck.state, State::Stuck);
+            let stuck = process.until_rest(&id).await;
+            assert_eq!(stuck.saga.state, State::Stuck);
             let reason = format!("step `{}` could not be undone", NAMES[broken]);
-            assert_eq!(stuck.reason, reason);
+            assert_eq!(stuck.saga.reason, reason);
             let untouched: Vec<_> = NAMES[..=broken].to_vec();
             assert_eq!(scene.world.there(&id), untouched);
             let undone: Vec<_> = NAMES[broken..]
@@ -227,15 +228,6 @@ async fn an_undo_that_fails_leaves_the_rest_to_be_done() {
             assert_eq!(scene.world.order(&id)[5..], undone[..]);
             assert_eq!(scene.world.there(&id), [""; 0]);
         }
-    }
-}
-
-fn seen(saga: &steadfast_saga::Saga) -> Seen {
-    let at = saga.at.unwrap();
-    Seen {
-        control_version: saga.control_version,
-        step: at,
-        attempt: saga.steps[at].attempt(saga.direction),
     }
 }
 

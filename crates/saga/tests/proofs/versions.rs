@@ -4,50 +4,22 @@
 use std::time::Duration;
 
 use serde_json::json;
-use steadfast_saga::{
-    Direction, Error, OnFailure, Refusal, SagaView, State, Step, Verb, machine::Seen,
-};
+use steadfast_saga::{Direction, Error, Refusal, State, Verb, machine::Seen};
 use steadfast_store::{SagaTransition, TransitionOutcome, fault::Faults};
 use steadfast_types::ReplicaId;
-use tokio::time::Instant;
 
-use crate::scene::{Process, Scene, counted, effect, start, wait};
-
-async fn called(scene: &Scene, id: &str, times: usize) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while scene.world.calls(id).len() < times {
-        assert!(Instant::now() < deadline, "{:?}", scene.world.calls(id));
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-}
-
-fn seen(view: &SagaView) -> Seen {
-    let at = view.saga.at.unwrap();
-    Seen {
-        control_version: view.saga.control_version,
-        step: at,
-        attempt: view.saga.steps[at].attempt(view.saga.direction),
-    }
-}
-
-fn long(name: &str, what: &str) -> Step {
-    let mut step = effect(name, what);
-    step.timeouts.running_ms = 60_000;
-    step
-}
-
-fn stops(name: &str) -> Step {
-    let mut step = effect(name, "fail");
-    step.on_failure = OnFailure::Stop;
-    step
-}
+use crate::{
+    scene::{Process, Scene},
+    steps::{effect, long, seen, start, stops, wait},
+    world::counted,
+};
 
 /// A saga whose first step is in the middle of its call.
 async fn under_way(scene: &Scene, process: &Process) -> String {
     scene.world.hold("a");
     let steps = vec![long("a", ""), effect("b", "")];
     let id = process.start(start(steps)).await.unwrap();
-    called(scene, &id, 1).await;
+    scene.world.called(&id, 1).await;
     id
 }
 

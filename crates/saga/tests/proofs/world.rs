@@ -10,7 +10,7 @@ use futures::future::{BoxFuture, FutureExt as _};
 use serde_json::{Value, json};
 use steadfast_saga::{Act, Attempt, Direction, Outcome, Probed};
 use steadfast_types::Timestamp;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 
 /// One call of an action.
 #[derive(Debug, Clone, PartialEq)]
@@ -111,6 +111,15 @@ impl World {
         let inner = self.inner();
         let own = inner.calls.iter().filter(|call| call.saga == saga);
         own.cloned().collect()
+    }
+
+    /// Waits until a saga's actions were called so many times.
+    pub(crate) async fn called(&self, saga: &str, times: usize) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.calls(saga).len() < times {
+            assert!(Instant::now() < deadline, "{saga}: {:?}", self.calls(saga));
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     }
 
     pub(crate) fn probes(&self, saga: &str) -> Vec<Call> {
@@ -340,4 +349,12 @@ impl Act for Effect {
     fn can_probe(&self) -> bool {
         self.can_probe
     }
+}
+
+/// Calls by name, to compare with [`World::counts`].
+pub(crate) fn counted<const N: usize>(pairs: [(&str, usize); N]) -> BTreeMap<String, usize> {
+    pairs
+        .into_iter()
+        .map(|(name, count)| (name.to_owned(), count))
+        .collect()
 }

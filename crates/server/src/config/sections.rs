@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
     reader::{DATABASE_URL, Reader},
-    url::DatabaseUrl,
+    url::{DatabaseUrl, has_impossible_port},
 };
 
 /// Where everything is kept.
@@ -173,6 +173,12 @@ impl Database {
             };
             let allowed = "postgres://USER:PASSWORD@HOST:PORT/NAME, or empty";
             reader.refuse(DATABASE_URL, allowed, remedy);
+        } else if has_impossible_port(&url) {
+            reader.refuse(
+                DATABASE_URL,
+                "postgres://USER:PASSWORD@HOST:PORT/NAME, with a port from 1 to 65535",
+                "correct the port, or leave it out; if it is part of a password, end that with @HOST, and write %2F for a / in it",
+            );
         }
         Self {
             url: DatabaseUrl::new(url),

@@ -67,13 +67,41 @@ pub(super) fn redact(url: &str) -> String {
     format!("{scheme}://{user}{rest}")
 }
 
-/// Whether what stands where a port belongs is no number: it may be a password whose `@HOST` was forgotten.
+/// Whether what stands where a port belongs is none: it may be a password whose `@HOST` was forgotten.
 fn has_port_like_a_password(rest: &str) -> bool {
+    port_of_host(rest).is_some_and(|port| !port.is_empty() && !is_port(port))
+}
+
+/// Whether an address names a port that there cannot be, behind its host or as a parameter.
+pub(super) fn has_impossible_port(url: &str) -> bool {
+    let Some((_, rest)) = url.split_once("://") else {
+        return false;
+    };
+    let rest = rest.split('#').next().unwrap_or_default();
+    let parameters = rest
+        .split_once('?')
+        .map_or("", |(_, parameters)| parameters);
+    let of_parameters = parameters
+        .split('&')
+        .filter_map(|parameter| parameter.strip_prefix("port="));
+    // Behind the host it may be left empty, which is the usual one.
+    let of_host = port_of_host(rest).filter(|port| !port.is_empty());
+    of_host
+        .into_iter()
+        .chain(of_parameters)
+        .any(|port| !is_port(port))
+}
+
+/// What stands behind the colon of the host.
+fn port_of_host(rest: &str) -> Option<&str> {
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let after_ipv6 = authority.rsplit(']').next().unwrap_or_default();
-    after_ipv6
-        .split_once(':')
-        .is_some_and(|(_, port)| !port.bytes().all(|byte| byte.is_ascii_digit()))
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let after_ipv6 = host.rsplit(']').next().unwrap_or_default();
+    after_ipv6.split_once(':').map(|(_, port)| port)
+}
+
+fn is_port(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 fn redact_parameters(parameters: &str) -> String {
@@ -119,9 +147,36 @@ mod tests {
             ("secret", "***"),
             ("postgres://user:secret/db", "postgres://***"),
             ("postgres://[::1]:5432/db", "postgres://[::1]:5432/db"),
+            ("postgres://host:/db", "postgres://host:/db"),
+            // No port, so it may be a password.
+            ("postgres://user:123456/db", "postgres://***"),
         ] {
             assert_eq!(redact(url), shown);
             assert!(!format!("{:?}", DatabaseUrl::new(url)).contains("secret"));
+        }
+    }
+
+    #[test]
+    fn a_port_is_a_number_that_two_bytes_hold() {
+        for (place, impossible) in [
+            ("h/db", false),
+            ("h:/db", false),
+            ("h:1/db", false),
+            ("u:99999@h:65535/db", false),
+            ("[::1]/db", false),
+            ("[::1]:5432", false),
+            ("/db?host=/run/pg&port=5433#port=0", false),
+            ("h:0/db", true),
+            ("h:65536/db", true),
+            ("u:p@h:70000", true),
+            ("[::1]:99999?sslmode=require", true),
+            ("h:+1/db", true),
+            ("h:54x2/db", true),
+            ("h/db?sslmode=require&port=70000", true),
+            ("h/db?port=", true),
+        ] {
+            let url = format!("postgres://{place}");
+            assert_eq!(has_impossible_port(&url), impossible, "{url}");
         }
     }
 }

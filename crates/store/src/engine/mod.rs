@@ -13,15 +13,17 @@ pub(crate) mod sql;
 mod statement;
 #[cfg(test)]
 mod tests;
+mod warm;
 
 use std::{future::Future, io, time::Duration};
 
-use sqlx::{Executor as _, PgPool, Sqlite, SqlitePool, Transaction};
+use sqlx::{Executor as _, Sqlite, SqlitePool, Transaction};
 
 pub(crate) use open::open;
 pub(crate) use sql::{Sql, statements};
-use statement::Borrowed;
 pub(crate) use statement::Statement;
+use warm::Borrowed;
+pub(crate) use warm::Connections;
 
 use crate::{
     Engine, Error,
@@ -34,7 +36,7 @@ pub(crate) enum Db {
     /// PostgreSQL.
     Postgres {
         /// Its connections.
-        pool: PgPool,
+        connections: Connections,
         /// After this long without an answer the connection counts as lost: a server that can be reached ends every statement
         /// earlier.
         silence: Duration,
@@ -83,10 +85,10 @@ impl Db {
     pub(crate) fn read(&self, sql: &'static Sql) -> Statement<'_> {
         match self {
             Self::Postgres {
-                pool,
+                connections,
                 silence,
                 faults,
-            } => Statement::postgres_pool(sql, pool, *silence, faults.clone()),
+            } => Statement::postgres_pool(sql, connections, *silence, faults.clone()),
             Self::Sqlite {
                 readers, faults, ..
             } => Statement::sqlite_pool(sql, readers, faults.clone()),
@@ -97,10 +99,10 @@ impl Db {
     pub(crate) fn write(&self, sql: &'static Sql) -> Statement<'_> {
         match self {
             Self::Postgres {
-                pool,
+                connections,
                 silence,
                 faults,
-            } => Statement::postgres_pool(sql, pool, *silence, faults.clone()).alone(),
+            } => Statement::postgres_pool(sql, connections, *silence, faults.clone()).alone(),
             Self::Sqlite { writer, faults, .. } => {
                 Statement::sqlite_pool(sql, writer, faults.clone()).alone()
             }
@@ -111,13 +113,13 @@ impl Db {
     pub(crate) async fn begin(&self) -> Result<Tx, Error> {
         Ok(match self {
             Self::Postgres {
-                pool,
+                connections,
                 silence,
                 faults,
             } => {
                 let passage = Passage::new(faults);
                 let statement = "BEGIN ISOLATION LEVEL READ COMMITTED";
-                begin(pool, *silence, statement, passage).await?
+                begin(connections, *silence, statement, passage).await?
             }
             Self::Sqlite { writer, faults, .. } => Tx::Sqlite(
                 writer
@@ -133,12 +135,12 @@ impl Db {
     pub(crate) async fn begin_snapshot(&self) -> Result<Tx, Error> {
         Ok(match self {
             Self::Postgres {
-                pool,
+                connections,
                 silence,
                 faults,
             } => {
                 let snapshot = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-                begin(pool, *silence, snapshot, Passage::new(faults)).await?
+                begin(connections, *silence, snapshot, Passage::new(faults)).await?
             }
             Self::Sqlite {
                 readers, faults, ..
@@ -152,7 +154,7 @@ impl Db {
     /// Closes all connections, waiting for those in use.
     pub(crate) async fn close(&self) {
         match self {
-            Self::Postgres { pool, .. } => pool.close().await,
+            Self::Postgres { connections, .. } => connections.close().await,
             Self::Sqlite {
                 readers, writer, ..
             } => {
@@ -219,13 +221,15 @@ impl Tx {
 
 /// Begins a transaction on PostgreSQL.
 async fn begin(
-    pool: &PgPool,
+    connections: &Connections,
     silence: Duration,
     statement: &'static str,
     passage: Passage,
 ) -> Result<Tx, Error> {
-    let connection = pool.acquire().await.map_err(Error::before_commit)?;
-    let mut connection = Borrowed::from(connection);
+    let mut connection = connections
+        .acquire(silence)
+        .await
+        .map_err(Error::before_commit)?;
     answer(silence, connection.execute(statement))
         .await
         .map_err(Error::before_commit)?;

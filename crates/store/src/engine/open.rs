@@ -20,7 +20,7 @@ use sqlx::{
 use steadfast_types::Backoff;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::Db;
+use super::{Connections, Db, warm::SUSPICIOUS};
 use crate::{Error, Options, fault::Faults};
 
 /// How many read-only connections SQLite gets: reads there are rare, as lookups are answered from memory.
@@ -28,10 +28,6 @@ const SQLITE_READERS: u32 = 4;
 
 /// How long a SQLite statement waits for another process's lock, for example that of a backup.
 const SQLITE_BUSY: Duration = Duration::from_secs(5);
-
-/// A PostgreSQL connection that was idle for longer is tested before it is used: the server may have been restarted meanwhile.
-/// Busy ones are not, as that would be one more round trip per statement.
-const SUSPICIOUS: Duration = Duration::from_secs(1);
 
 /// How much longer than a statement may run its answer is waited for.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -107,7 +103,7 @@ async fn postgres(options: &Options) -> Result<Db, Error> {
         })
         .connect_lazy_with(connect);
     Ok(Db::Postgres {
-        pool,
+        connections: Connections::new(pool),
         silence: options.statement_timeout + SILENCE,
         faults: faults(options),
     })

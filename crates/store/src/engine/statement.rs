@@ -1,20 +1,15 @@
 //! A statement with its arguments and the place where it runs.
 
-use std::{
-    ops::{Deref, DerefMut},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use sqlx::{
-    Arguments, Encode, FromRow, PgConnection, PgPool, Postgres, Sqlite, SqliteConnection,
-    SqlitePool, Type,
+    Arguments, Encode, FromRow, PgConnection, Postgres, Sqlite, SqliteConnection, SqlitePool, Type,
     error::BoxDynError,
-    pool::PoolConnection,
     postgres::{PgArguments, PgRow},
     sqlite::{SqliteArguments, SqliteRow},
 };
 
-use super::{Sql, answer};
+use super::{Connections, Sql, answer};
 use crate::{
     Error,
     fault::{Faults, Point},
@@ -54,7 +49,7 @@ pub(crate) struct Statement<'c> {
 }
 
 enum Target<'c> {
-    PostgresPool(&'c PgPool, Duration, PgArguments),
+    PostgresPool(&'c Connections, Duration, PgArguments),
     Postgres(&'c mut PgConnection, Duration, PgArguments),
     SqlitePool(&'c SqlitePool, SqliteArguments),
     Sqlite(&'c mut SqliteConnection, SqliteArguments),
@@ -79,12 +74,13 @@ macro_rules! on_target {
         }
         let started = Instant::now();
         let outcome = match target {
-            Target::PostgresPool(pool, silence, arguments) => match pool.acquire().await {
-                Ok(connection) => {
-                    let mut connection = Borrowed::from(connection);
+            Target::PostgresPool(pool, silence, arguments) => match pool.acquire(silence).await {
+                Ok(mut connection) => {
                     let query = $query!(Postgres, sql.for_postgres(), arguments);
-                    let outcome = answer(silence, query.$method(&mut **connection)).await;
-                    connection.answered = !matches!(outcome, Err(sqlx::Error::Io(_)));
+                    let outcome = answer(silence, query.$method(&mut *connection)).await;
+                    if !matches!(outcome, Err(sqlx::Error::Io(_))) {
+                        connection.give_back();
+                    }
                     outcome.map(Into::into)
                 }
                 Err(error) => Err(error),
@@ -124,13 +120,6 @@ macro_rules! effect {
     };
 }
 
-/// A connection of the pool that goes back to it only after its statement, or its transaction, was answered. One that is waited for no longer, or in
-/// vain, is closed: the pool would wait for its answer, and for a host that vanished it would do so for a quarter of an hour.
-pub(crate) struct Borrowed {
-    connection: PoolConnection<Postgres>,
-    answered: bool,
-}
-
 /// How many rows a statement wrote.
 struct Written(u64);
 
@@ -139,7 +128,7 @@ struct Written(u64);
 impl<'c> Statement<'c> {
     pub(super) fn postgres_pool(
         sql: &'static Sql,
-        pool: &'c PgPool,
+        pool: &'c Connections,
         silence: Duration,
         faults: Faults,
     ) -> Self {
@@ -240,46 +229,6 @@ impl<'c> Statement<'c> {
     /// Runs it and returns its one row.
     pub(crate) async fn one<T: Record>(self) -> Result<T, Error> {
         on_target!(self, rows, fetch_one)
-    }
-}
-
-// === impl Borrowed ===
-
-impl From<PoolConnection<Postgres>> for Borrowed {
-    fn from(connection: PoolConnection<Postgres>) -> Self {
-        Self {
-            connection,
-            answered: false,
-        }
-    }
-}
-
-impl Borrowed {
-    /// Says that nothing is under way on it.
-    pub(super) fn give_back(mut self) {
-        self.answered = true;
-    }
-}
-
-impl Deref for Borrowed {
-    type Target = PoolConnection<Postgres>;
-
-    fn deref(&self) -> &Self::Target {
-        &self.connection
-    }
-}
-
-impl DerefMut for Borrowed {
-    fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut self.connection
-    }
-}
-
-impl Drop for Borrowed {
-    fn drop(&mut self) {
-        if !self.answered {
-            self.connection.close_on_drop();
-        }
     }
 }
 

@@ -32,12 +32,12 @@ async fn every_statement_prepares_on_sqlite() {
 #[tokio::test]
 async fn every_statement_prepares_on_postgres() {
     let fixture = postgres().await;
-    let Db::Postgres { pool, .. } = fixture.store.db() else {
+    let Db::Postgres { connections, .. } = fixture.store.db() else {
         panic!("the fixture is PostgreSQL");
     };
     for sql in all_statements() {
         if let Some(text) = sql.postgres {
-            let prepared = pool.prepare(text.into_sql_str()).await;
+            let prepared = connections.pool().prepare(text.into_sql_str()).await;
             assert!(
                 prepared.is_ok(),
                 "{}: {:?}\n{text}",
@@ -73,11 +73,11 @@ async fn both_engines_have_the_same_tables_and_columns() {
 async fn tables(fixture: &Fixture) -> BTreeMap<String, BTreeSet<String>> {
     let mut tables = BTreeMap::<String, BTreeSet<String>>::new();
     let pairs: Vec<(String, String)> = match fixture.store.db() {
-        Db::Postgres { pool, .. } => sqlx::query(
+        Db::Postgres { connections, .. } => sqlx::query(
             "SELECT table_name::text, column_name::text FROM information_schema.columns \
              WHERE table_schema = current_schema()",
         )
-        .fetch_all(pool)
+        .fetch_all(connections.pool())
         .await
         .unwrap()
         .iter()

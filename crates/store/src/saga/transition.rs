@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use serde::Serialize;
 use sqlx::FromRow;
-use steadfast_types::Mark;
+use steadfast_types::{Mark, Timestamp};
 use uuid::Uuid;
 
 use super::{SAGA_TOPIC, claim::release_keys};
@@ -16,10 +16,10 @@ use crate::{
 };
 
 statements! {
-    /// The whole batch in one call, which is one transaction. No row means that all of it landed.
+    /// The whole batch in one call, which is one transaction. A row without `ord` means that all of it landed.
     COMMIT = "saga_commit" => [
         postgres {
-            "SELECT ord, landed, fenced FROM saga_commit($1, $2, $3, $4, $5, $6, \
+            "SELECT ord, landed, fenced, at_us FROM saga_commit($1, $2, $3, $4, $5, $6, \
                  $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)"
         }
     ];
@@ -30,39 +30,25 @@ statements! {
                  version = saga.version + 1, last_write = e.value ->> 'write_id', \
                  owner = e.value ->> 'owner', wake_us = e.value ->> 'wake_us', \
                  crashes = CASE WHEN e.value ->> 'progress' THEN 0 ELSE saga.crashes END, \
-                 started_us = coalesce(saga.started_us, " now "), \
-                 ended_us = CASE WHEN e.value ->> 'ended' THEN " now " END \
+                 started_us = coalesce(saga.started_us, $5), \
+                 ended_us = CASE WHEN e.value ->> 'ended' THEN $5 END \
              FROM json_each($1) e WHERE saga.id = e.value ->> 'id' \
              AND saga.version = e.value ->> 'expected' AND saga.owner = e.value ->> 'held_by' \
              AND EXISTS (SELECT 1 FROM lease WHERE name = $2 AND fence = $3 AND owner = $4)"
-        }
-    ];
-    /// The same, and which they are.
-    UPDATE = "saga_commit_update" => [
-        sqlite {
-            "UPDATE saga SET state = e.value ->> 'state', machine = e.value ->> 'machine', \
-                 version = saga.version + 1, last_write = e.value ->> 'write_id', \
-                 owner = e.value ->> 'owner', wake_us = e.value ->> 'wake_us', \
-                 crashes = CASE WHEN e.value ->> 'progress' THEN 0 ELSE saga.crashes END, \
-                 started_us = coalesce(saga.started_us, " now "), \
-                 ended_us = CASE WHEN e.value ->> 'ended' THEN " now " END \
-             FROM json_each($1) e WHERE saga.id = e.value ->> 'id' \
-             AND saga.version = e.value ->> 'expected' AND saga.owner = e.value ->> 'held_by' \
-             RETURNING last_write AS write_id"
         }
     ];
     /// What is remembered of them.
     REMEMBER = "saga_commit_remember" => [
         sqlite {
             "INSERT INTO saga_event (saga_id, version, time_us, actor, reason, records) \
-             SELECT e.value ->> 'id', (e.value ->> 'expected') + 1, " now ", '', '', e.value ->> 'records' \
+             SELECT e.value ->> 'id', (e.value ->> 'expected') + 1, $2, '', '', e.value ->> 'records' \
              FROM json_each($1) e"
         }
     ];
     /// Which are as they were written, now or by a call whose answer was lost.
     LANDED = "saga_commit_landed" => [
         sqlite {
-            "SELECT e.value ->> 'ord' AS ord, s.last_write = e.value ->> 'write_id' AS landed, false AS fenced \
+            "SELECT e.value ->> 'ord' AS ord, s.last_write = e.value ->> 'write_id' AS landed, false AS fenced, NULL AS at_us \
              FROM json_each($1) e JOIN saga s ON s.id = e.value ->> 'id'"
         }
     ];
@@ -100,8 +86,8 @@ pub struct SagaTransition {
 /// What became of a transition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TransitionOutcome {
-    /// It is committed.
-    Committed,
+    /// It is committed; at this time, unless it was an earlier call that did it.
+    Committed(Option<Timestamp>),
     /// The saga is no longer as it was read: somebody steered it, or took it over. Read it again.
     Changed,
     /// This replica's lease is lost: it must stop.
@@ -139,14 +125,10 @@ struct Entry<'a> {
 
 #[derive(FromRow)]
 struct LandedRow {
-    ord: i64,
+    ord: Option<i64>,
     landed: bool,
     fenced: bool,
-}
-
-#[derive(FromRow)]
-struct WriteId {
-    write_id: String,
+    at_us: Option<i64>,
 }
 
 impl Store {
@@ -191,21 +173,20 @@ impl Kind for SagaTransitions {
         let rows: Vec<LandedRow> = match &self.db {
             Db::Postgres { .. } => {
                 let rows = self.commit_postgres(lease, inputs).await?;
-                if rows.is_empty() {
-                    return Ok(inputs
-                        .iter()
-                        .map(|_| Ok(TransitionOutcome::Committed))
-                        .collect());
+                if let [
+                    LandedRow {
+                        ord: None, at_us, ..
+                    },
+                ] = rows[..]
+                {
+                    return Ok(committed(inputs, at_us.map(Timestamp)));
                 }
                 rows
             }
             Db::Sqlite { .. } => {
                 let entries: Vec<Entry<'_>> = inputs.iter().enumerate().map(Entry::new).collect();
-                if commit_whole(&self.db, lease, &entries).await? {
-                    return Ok(inputs
-                        .iter()
-                        .map(|_| Ok(TransitionOutcome::Committed))
-                        .collect());
+                if let Some(time) = commit_whole(&self.db, lease, &entries).await? {
+                    return Ok(committed(inputs, Some(time)));
                 }
                 let mut tx = self.db.begin().await?;
                 let rows = commit_sqlite(&mut tx, lease, &entries).await?;
@@ -215,12 +196,13 @@ impl Kind for SagaTransitions {
         };
         let mut outcomes = vec![TransitionOutcome::Changed; inputs.len()];
         for row in rows {
-            let ord = usize::try_from(row.ord).map_err(|_| Error::Corrupt("saga order"))?;
-            let outcome = outcomes.get_mut(ord).ok_or(Error::Corrupt("saga order"))?;
+            let ord = row.ord.and_then(|ord| usize::try_from(ord).ok());
+            let outcome = ord.and_then(|ord| outcomes.get_mut(ord));
+            let outcome = outcome.ok_or(Error::Corrupt("saga order"))?;
             *outcome = if row.fenced {
                 TransitionOutcome::Fenced
             } else if row.landed {
-                TransitionOutcome::Committed
+                TransitionOutcome::Committed(None)
             } else {
                 TransitionOutcome::Changed
             };
@@ -272,31 +254,21 @@ impl SagaTransitions {
 }
 
 /// The common case in as few statements as there can be: nothing is in the way of any entry. Otherwise nothing is written.
-async fn commit_whole(db: &Db, lease: &Lease, entries: &[Entry<'_>]) -> Result<bool, Error> {
+async fn commit_whole(
+    db: &Db,
+    lease: &Lease,
+    entries: &[Entry<'_>],
+) -> Result<Option<Timestamp>, Error> {
     let all = json(&entries)?;
     let mut tx = db.begin().await?;
-    let moved = tx
-        .statement(&MOVE)
-        .bind(&all)
-        .bind(&lease.name)
-        .bind(lease.fence.0)
-        .bind(lease.owner.to_string())
-        .execute()
-        .await?;
+    let (moved, now) = move_all(&mut tx, lease, &all).await?;
     if moved != entries.len() as u64 {
         tx.rollback().await?;
-        return Ok(false);
+        return Ok(None);
     }
-    tx.statement(&REMEMBER).bind(all).execute().await?;
-    let ended = entries.iter().filter(|entry| entry.release);
-    let released: Vec<&str> = ended.map(|entry| entry.id).collect();
-    if !released.is_empty() {
-        release_keys(&mut tx, &released).await?;
-    }
-    let changes: Vec<Change> = entries.iter().map(Entry::change).collect();
-    log::append_one(&mut tx, &changes).await?;
+    remember(&mut tx, &all, now, entries.iter()).await?;
     tx.commit().await?;
-    Ok(true)
+    Ok(Some(now))
 }
 
 /// The same steps as the function `saga_commit` takes on PostgreSQL.
@@ -309,36 +281,78 @@ async fn commit_sqlite(
         Ok(()) => {}
         Err(Error::Fenced { .. }) => {
             let fenced = |entry: &Entry<'_>| LandedRow {
-                ord: entry.ord as i64,
+                ord: Some(entry.ord as i64),
                 landed: false,
                 fenced: true,
+                at_us: None,
             };
             return Ok(entries.iter().map(fenced).collect());
         }
         Err(error) => return Err(error),
     }
     let all = json(&entries)?;
-    let written: Vec<WriteId> = tx.statement(&UPDATE).bind(&all).all().await?;
-    if !written.is_empty() {
-        let written: HashSet<_> = written.into_iter().map(|row| row.write_id).collect();
+    let before: Vec<LandedRow> = tx.statement(&LANDED).bind(&all).all().await?;
+    let (moved, now) = move_all(tx, lease, &all).await?;
+    let after: Vec<LandedRow> = tx.statement(&LANDED).bind(&all).all().await?;
+    if moved > 0 {
+        let ords = |rows: &[LandedRow]| -> HashSet<i64> {
+            let landed = rows.iter().filter(|row| row.landed);
+            landed.filter_map(|row| row.ord).collect()
+        };
+        let (earlier, landed) = (ords(&before), ords(&after));
         let moved: Vec<&Entry<'_>> = entries
             .iter()
-            .filter(|entry| written.contains(entry.write_id))
+            .filter(|entry| {
+                let ord = entry.ord as i64;
+                landed.contains(&ord) && !earlier.contains(&ord)
+            })
             .collect();
-        tx.statement(&REMEMBER)
-            .bind(json(&moved)?)
-            .execute()
-            .await?;
-        let released: Vec<&str> = moved
-            .iter()
-            .filter(|entry| entry.release)
-            .map(|entry| entry.id)
-            .collect();
-        release_keys(tx, &released).await?;
-        let changes: Vec<Change> = moved.iter().map(|entry| entry.change()).collect();
-        log::append_one(tx, &changes).await?;
+        remember(tx, &json(&moved)?, now, moved.iter().copied()).await?;
     }
-    tx.statement(&LANDED).bind(&all).all().await
+    Ok(after)
+}
+
+/// Moves those that are as they were read; says how many, and the time that they have.
+async fn move_all(tx: &mut Tx, lease: &Lease, entries: &str) -> Result<(u64, Timestamp), Error> {
+    let now = Timestamp::now();
+    let moving = tx
+        .statement(&MOVE)
+        .bind(entries)
+        .bind(&lease.name)
+        .bind(lease.fence.0)
+        .bind(lease.owner.to_string())
+        .bind(now.0);
+    Ok((moving.execute().await?, now))
+}
+
+/// What belongs to those that were moved: their history, their keys and the log.
+async fn remember<'e>(
+    tx: &mut Tx,
+    json: &str,
+    now: Timestamp,
+    moved: impl Iterator<Item = &'e Entry<'e>> + Clone,
+) -> Result<(), Error> {
+    tx.statement(&REMEMBER)
+        .bind(json)
+        .bind(now.0)
+        .execute()
+        .await?;
+    let released = moved.clone().filter(|entry| entry.release);
+    let released: Vec<&str> = released.map(|entry| entry.id).collect();
+    if !released.is_empty() {
+        release_keys(tx, &released).await?;
+    }
+    let changes: Vec<Change> = moved.map(Entry::change).collect();
+    log::append_one(tx, &changes).await
+}
+
+/// What everybody hears if all of it landed.
+fn committed(
+    inputs: &[Arc<Pending>],
+    time: Option<Timestamp>,
+) -> Vec<Result<TransitionOutcome, Error>> {
+    let one = || Ok(TransitionOutcome::Committed(time));
+    inputs.iter().map(|_| one()).collect()
 }
 
 impl<'a> Entry<'a> {

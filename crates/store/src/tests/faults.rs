@@ -97,15 +97,20 @@ async fn sqlite_is_as_durable_as_promised_and_its_readers_cannot_write() {
 async fn connections_that_died_idle_fail_no_call() {
     let fixture = postgres().await;
     let store = &fixture.store;
-    let Db::Postgres { pool, .. } = store.db() else {
+    let Db::Postgres { connections, .. } = store.db() else {
         panic!("the fixture is PostgreSQL");
     };
     let mut held = Vec::new();
     for _ in 0..fixture.options.max_connections {
-        held.push(pool.acquire().await.unwrap());
+        held.push(store.db().begin().await.unwrap());
     }
-    drop(held);
-    while pool.num_idle() < fixture.options.max_connections as usize {
+    for tx in held {
+        tx.rollback().await.unwrap();
+    }
+    assert!(connections.warm() > 0);
+    while connections.pool().num_idle() + connections.warm()
+        < fixture.options.max_connections as usize
+    {
         tokio::task::yield_now().await;
     }
     // As long as any restart takes.

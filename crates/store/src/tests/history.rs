@@ -49,10 +49,10 @@ async fn a_schema_newer_than_the_program_is_refused_with_both_numbers() {
         let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
                      VALUES (9999, 'later', true, x, 0)";
         match fixture.store.db() {
-            Db::Postgres { pool, .. } => {
+            Db::Postgres { connections, .. } => {
                 let sql = newer.replace(" x,", " '\\x00'::bytea,");
                 sqlx::query(sqlx::AssertSqlSafe(sql))
-                    .execute(pool)
+                    .execute(connections.pool())
                     .await
                     .unwrap();
             }
@@ -160,11 +160,11 @@ async fn a_paused_writer_stalls_publishes_for_the_idle_timeout_at_most() {
     let fixture = postgres().await;
     let store = &fixture.store;
     store.publish(publish("before")).await.unwrap();
-    let Db::Postgres { pool, .. } = store.db() else {
+    let Db::Postgres { connections, .. } = store.db() else {
         panic!("the fixture is PostgreSQL");
     };
     // A connection of the pool, so with the pool's own settings.
-    let mut paused = pool.begin().await.unwrap();
+    let mut paused = connections.pool().begin().await.unwrap();
     sqlx::query("SELECT 1 FROM log_lock FOR UPDATE")
         .execute(&mut *paused)
         .await
@@ -228,11 +228,11 @@ async fn no_hot_statement_reads_a_whole_table() {
         store.compact(&lease, retention).await.unwrap();
         store.prune_requests().await.unwrap();
     }
-    let Db::Postgres { pool, .. } = store.db() else {
+    let Db::Postgres { connections, .. } = store.db() else {
         panic!("the fixture is PostgreSQL");
     };
     let compiles: String = sqlx::query_scalar("SHOW jit")
-        .fetch_one(pool)
+        .fetch_one(connections.pool())
         .await
         .unwrap();
     assert_eq!(compiles, "off");

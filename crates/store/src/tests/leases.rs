@@ -85,8 +85,8 @@ async fn a_lease_of_another_history_is_not_the_same_lease() {
             .unwrap()
             .unwrap();
         match store.db() {
-            Db::Postgres { pool, .. } => sqlx::query("DELETE FROM lease")
-                .execute(pool)
+            Db::Postgres { connections, .. } => sqlx::query("DELETE FROM lease")
+                .execute(connections.pool())
                 .await
                 .map(drop),
             Db::Sqlite { writer, .. } => sqlx::query("DELETE FROM lease")

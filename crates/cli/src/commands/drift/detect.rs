@@ -59,7 +59,7 @@ async fn detect(args: DetectArgs, session: &Session) -> Result<Exit, Failure> {
         key: key.clone(),
         labels: args.labels.iter().cloned().collect(),
         full: args.full,
-        triggered_by: user(),
+        triggered_by: user().unwrap_or_default(),
         wait_timeout: None,
     };
     let sweep = sweep(&connection, &request).await?;

@@ -180,7 +180,7 @@ fn request(args: StartArgs) -> Result<StartSagaRequest, Failure> {
         plan: Some(plan),
         kind: args.kind,
         deployment_id: args.deployment,
-        triggered_by: args.triggered_by.unwrap_or_else(user),
+        triggered_by: args.triggered_by.or_else(user).unwrap_or_default(),
         inputs_json: Value::Object(inputs).to_string(),
         context_json: args.context,
         labels: args.labels.into_iter().collect(),
@@ -290,7 +290,7 @@ fn request_of_line(line: &str) -> Result<StartSagaRequest, String> {
         return Err("it must be an object".to_owned());
     };
     let mut request = StartSagaRequest {
-        triggered_by: user(),
+        triggered_by: user().unwrap_or_default(),
         request_id: Uuid::now_v7().to_string(),
         ..StartSagaRequest::default()
     };

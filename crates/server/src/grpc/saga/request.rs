@@ -107,7 +107,6 @@ pub(super) fn start(
     })
 }
 
-/// The call's request id with a hash of its arguments, if it has one.
 /// How long the answer may wait for the saga.
 pub(super) fn wait_timeout(request: &api::StartSagaRequest) -> Result<Duration, Problem> {
     let Some(wait) = request.wait_timeout else {
@@ -124,6 +123,7 @@ pub(super) fn wait_timeout(request: &api::StartSagaRequest) -> Result<Duration, 
         })
 }
 
+/// The call's request id with a hash of its arguments, if it has one.
 pub(super) fn request_id(
     request: &api::StartSagaRequest,
 ) -> Result<Option<steadfast_store::Request>, Problem> {

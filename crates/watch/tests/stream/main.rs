@@ -1,0 +1,7 @@
+//! Streams over real databases: whole, in order, resumable, honest.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod delivery;
+mod history;
+mod limits;
+mod scene;

@@ -1,0 +1,140 @@
+//! A database with a hub that follows its log, and what a subscriber reads.
+
+use std::time::Duration;
+
+use prost::Message as _;
+use steadfast_api::watch::v1::{WatchResponse, watch_response::Event as Wire};
+use steadfast_store::{Change, Op, Publish, Store, Wakeups};
+use steadfast_testkit::postgres::TestDatabase;
+use steadfast_types::{Cursor, ReplicaId};
+use steadfast_watch::{Filters, Hub, OnLost, Options, Pace, Start, SubscribeOptions, Subscription};
+use tempfile::TempDir;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub(crate) const OPTIONS: Options = Options {
+    ring_revisions: 1_000,
+    ring_bytes: 1 << 20,
+    poll_interval: Duration::from_millis(50),
+    page_revisions: 100,
+    max_streams: 100,
+};
+
+pub(crate) struct Fixture {
+    pub(crate) store: Store,
+    pub(crate) hub: Hub,
+    pub(crate) wakeups: Wakeups,
+    stop: CancellationToken,
+    pub(crate) database: Option<TestDatabase>,
+    _folder: Option<TempDir>,
+}
+
+impl Fixture {
+    pub(crate) async fn open(options: Options, database: Option<TestDatabase>) -> Self {
+        let folder = database.is_none().then(|| tempfile::tempdir().unwrap());
+        let store = Store::open(&steadfast_store::Options {
+            url: database.as_ref().map(TestDatabase::url).unwrap_or_default(),
+            data_dir: folder
+                .as_ref()
+                .map(|f| f.path().to_owned())
+                .unwrap_or_default(),
+            ..steadfast_store::Options::default()
+        })
+        .await
+        .unwrap();
+        store.migrate().await.unwrap();
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let coalesce = Duration::from_millis(5);
+        let wakeups = Wakeups::start(&store, ReplicaId::random(), coalesce, &stop, &tasks);
+        let hub = Hub::start(store.clone(), &wakeups, options, &stop, &tasks)
+            .await
+            .unwrap();
+        Self {
+            store,
+            hub,
+            wakeups,
+            stop,
+            database,
+            _folder: folder,
+        }
+    }
+
+    pub(crate) async fn both(options: Options) -> [Self; 2] {
+        let database = TestDatabase::create_empty().await;
+        [
+            Self::open(options, None).await,
+            Self::open(options, Some(database)).await,
+        ]
+    }
+
+    pub(crate) async fn publish(&self, topic: &str, keys: &[&str], origin: &str) -> Cursor {
+        let published = self
+            .store
+            .publish(Publish {
+                changes: keys
+                    .iter()
+                    .map(|key| Change::new(topic, *key, Op::Upsert, ""))
+                    .collect(),
+                origin: origin.to_owned(),
+                request: None,
+            })
+            .await
+            .unwrap();
+        self.wakeups.kick();
+        Cursor {
+            store_id: self.hub.store_id(),
+            revision: published.revision,
+            mark: published.mark,
+        }
+    }
+
+    pub(crate) async fn watch(&self, start: Start) -> Subscription {
+        self.hub.subscribe(from(start)).await.unwrap()
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+pub(crate) fn from(start: Start) -> SubscribeOptions {
+    SubscribeOptions {
+        filters: Filters::default(),
+        start,
+        on_lost: OnLost::Reset,
+        pace: Pace::Every(Duration::from_secs(60)),
+        incarnation: String::new(),
+    }
+}
+
+/// The next event, decoded as a client would.
+pub(crate) async fn next(subscription: &mut Subscription) -> Wire {
+    let event = tokio::time::timeout(Duration::from_secs(20), subscription.next())
+        .await
+        .expect("an event within 20 s")
+        .unwrap();
+    WatchResponse::decode(event.encode())
+        .unwrap()
+        .event
+        .unwrap()
+}
+
+pub(crate) async fn opened(subscription: &mut Subscription) {
+    assert!(matches!(next(subscription).await, Wire::Opened(_)));
+}
+
+/// Collects keys until one of them is `last`.
+pub(crate) async fn keys_until(subscription: &mut Subscription, last: &str) -> Vec<String> {
+    let mut keys = Vec::new();
+    loop {
+        match next(subscription).await {
+            Wire::Batch(batch) => keys.extend(batch.changes.into_iter().map(|change| change.key)),
+            Wire::Opened(_) | Wire::Progress(_) => {}
+            Wire::Reset(reset) => panic!("{reset:?}"),
+        }
+        if keys.last().is_some_and(|key| key == last) {
+            return keys;
+        }
+    }
+}
