@@ -62,7 +62,7 @@ statements! {
              ON CONFLICT (key, path) WHERE state = 'open' DO NOTHING RETURNING id, version"
         }
     ];
-    /// Changes drifts that are as they were read.
+    /// Changes drifts that are as they were read. That one is open is said by its time: its state would bring the wrong index.
     UPDATE = "drift_apply_update" => [
         postgres {
             "UPDATE drift o SET version = o.version + CASE WHEN e.silent THEN 0 ELSE 1 END, spec_version = e.spec_version, \
@@ -72,7 +72,7 @@ statements! {
              FROM json_to_recordset($1::json) AS e(id text, version bigint, spec_version bigint, flips bigint, severity bigint, \
                  suppressed_until_us bigint, secret boolean, kind text, suppressed_by text, suppressed_policy text, \
                  expected text, actual text, value_changed boolean, silent boolean), (SELECT " now " AS now_us) AS n \
-             WHERE o.id = e.id COLLATE \"C\" AND o.id = ANY ($2::text[]) AND o.version = e.version AND o.state = 'open' \
+             WHERE o.id = e.id COLLATE \"C\" AND o.id = ANY ($2::text[]) AND o.version = e.version AND o.resolved_us IS NULL \
              RETURNING o.id, o.version"
         }
         sqlite {
@@ -92,7 +92,7 @@ statements! {
             "UPDATE drift o SET version = o.version + 1, state = e.state, reason = e.reason, resolved_us = n.now_us, suppressed_by = '', \
                  suppressed_policy = '', suppressed_until_us = NULL \
              FROM json_to_recordset($1::json) AS e(id text, version bigint, state text, reason text), (SELECT " now " AS now_us) AS n \
-             WHERE o.id = e.id COLLATE \"C\" AND o.id = ANY ($2::text[]) AND o.version = e.version AND o.state = 'open' \
+             WHERE o.id = e.id COLLATE \"C\" AND o.id = ANY ($2::text[]) AND o.version = e.version AND o.resolved_us IS NULL \
              RETURNING o.id, o.version"
         }
         sqlite {
@@ -124,8 +124,8 @@ statements! {
              WHERE d.key = e.key AND d.key = ANY ($1::bigint[]) AND d.generation = e.generation"
         }
         sqlite {
-            "DELETE FROM drift_due WHERE EXISTS (SELECT 1 FROM json_each($1) e WHERE e.value ->> 'key' = drift_due.key \
-             AND e.value ->> 'generation' = drift_due.generation) AND key IN (SELECT e.value ->> 'key' FROM json_each($1) e)"
+            "DELETE FROM drift_due WHERE key IN (SELECT e.value ->> 'key' FROM json_each($1) e) \
+             AND (key, generation) IN (SELECT e.value ->> 'key', e.value ->> 'generation' FROM json_each($1) e)"
         }
     ];
     /// Says when the next comparison is, where nothing has changed since.

@@ -55,7 +55,7 @@ statements! {
                     l.inventory, l.attributes = '' AS blank, \
                     l.digest = e.value ->> 'digest' AND l.transition = e.value ->> 'transition' AS same, \
                     (SELECT i.state FROM drift_inventory i WHERE i.key = l.inventory) AS inventory_state \
-             FROM json_each($1) e JOIN drift_resource r ON r.provider = e.value ->> 'provider' \
+             FROM json_each($1) e CROSS JOIN drift_resource r ON r.provider = e.value ->> 'provider' \
                  AND r.type = e.value ->> 'kind' AND r.id = e.value ->> 'id' \
              LEFT JOIN drift_live l ON l.key = r.key"
         }

@@ -241,19 +241,20 @@ impl Store {
     /// # Errors
     /// If the database does not answer.
     pub async fn resource(&self, name: &ResourceName) -> Result<Option<ResourceRow>, Error> {
-        let mut tx = self.db().begin_snapshot().await?;
-        let mut row = resource_in(&mut tx, name).await?;
+        let read = self.db().read(&GET).bind(&name.provider);
+        let read = read.bind(&name.kind).bind(&name.id);
+        let mut row: Option<ResourceRow> = read.optional().await?;
         if let Some(row) = &mut row
             && row.misses == 0
             && row.live_version > 0
-            && let Some((inventory, start_us)) = last_seen(&mut tx, &row.provider, row.key).await?
+            && let Some((inventory, start_us)) =
+                last_seen(self.db(), &row.provider, row.key).await?
             && start_us > row.observed_us
         {
             row.observed_us = start_us;
             row.inventory = inventory;
             "complete".clone_into(&mut row.inventory_state);
         }
-        tx.rollback().await?;
         Ok(row)
     }
 

@@ -68,11 +68,11 @@ statements! {
     /// The same for open ones, by the index over those.
     LIST_OPEN = "drift_list_open" => [
         postgres {
-            (columns!()) (parts_postgres!()) "WHERE o.state = 'open' AND " (filter_postgres!())
+            (columns!()) (parts_postgres!()) "WHERE o.state = 'open' AND o.id <> '' AND " (filter_postgres!())
             "AND ($10 OR o.suppressed_by = '') ORDER BY o.id DESC LIMIT $11"
         }
         sqlite {
-            (columns!()) (parts_sqlite!()) "WHERE o.state = 'open' AND " (filter_sqlite!())
+            (columns!()) (parts_sqlite!()) "WHERE o.state = 'open' AND o.id <> '' AND " (filter_sqlite!())
             "AND ($10 OR o.suppressed_by = '') ORDER BY o.id DESC LIMIT $11"
         }
     ];

@@ -10,7 +10,7 @@ use sqlx::FromRow;
 
 use crate::{
     Error,
-    engine::{Tx, statements},
+    engine::{Db, Tx, statements},
 };
 
 /// Resources in one block.
@@ -241,12 +241,14 @@ pub(super) async fn drop_blocks(tx: &mut Tx, inventory: i64) -> Result<(), Error
 
 /// The newest complete inventory that saw a resource: its id and when it began.
 pub(super) async fn last_seen(
-    tx: &mut Tx,
+    db: &Db,
     provider: &str,
     key: i64,
 ) -> Result<Option<(String, i64)>, Error> {
-    let wanted = BTreeSet::from([(provider.to_owned(), key)]);
-    Ok(last_seen_of(tx, wanted).await?.remove(&key))
+    let rows = db.read(&LAST).bind(provider).bind(key.div_euclid(BLOCK));
+    let rows: Vec<LastRow> = rows.all().await?;
+    let saw = rows.into_iter().find(|row| has(&row.bits, key));
+    Ok(saw.map(|row| (row.id, row.start_us)))
 }
 
 /// The same for many resources, each with its provider.
