@@ -88,7 +88,7 @@ pub(crate) fn statements() -> Vec<&'static crate::engine::Sql> {
         clock::STATEMENTS,
         due::STATEMENTS,
         event::STATEMENTS,
-        inventory::STATEMENTS,
+        &inventory::all_statements(),
         page::STATEMENTS,
         policy::STATEMENTS,
         prune::STATEMENTS,

@@ -7,13 +7,13 @@
 //!
 //! Where two calls of one batch name a resource, the newer observation wins.
 
+mod rows;
+
 use std::{
     collections::{BTreeSet, HashMap},
     sync::Arc,
 };
 
-use serde::Serialize;
-use sqlx::FromRow;
 use steadfast_types::Mark;
 use uuid::Uuid;
 
@@ -21,84 +21,20 @@ use super::{
     ResourceName, count,
     due::{self, Due},
     event::{self, NewEvent},
-    json,
     record::{Wanted, place},
     resource, seen,
 };
 use crate::{
-    Change, Engine, Error, Store,
-    engine::{Db, Tx, statements},
+    Change, Error, Store,
+    engine::{Db, Tx},
     lease::micros,
     log::{self, NewEntry},
     pipeline::Kind,
 };
+use rows::{Asked, KnownRow, Write};
 
-statements! {
-    /// An inventory that does not end before the transaction does.
-    INVENTORY = "drift_report_inventory" => [
-        "SELECT i.key, i.provider, i.types, i.state, i.start_us FROM drift_inventory i WHERE i.id = $1" for_share
-    ];
-    /// What is known of each.
-    READ = "drift_report_read" => [
-        postgres {
-            "SELECT e.ord, r.key, r.writes, r.recorded, r.applied_us, l.version, l.observed_us, l.missed_us, l.misses, l.inventory, \
-                    l.attributes = '' AS blank, l.digest = e.digest AND l.transition = e.transition AS same, \
-                    (SELECT i.state FROM drift_inventory i WHERE i.key = l.inventory) AS inventory_state \
-             FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[]) \
-                 AS e(ord, provider, type, id, digest, transition) \
-             CROSS JOIN LATERAL (SELECT * FROM drift_resource r WHERE r.provider = e.provider COLLATE \"C\" \
-                 AND r.type = e.type COLLATE \"C\" AND r.id = e.id COLLATE \"C\" LIMIT 1) r \
-             LEFT JOIN LATERAL (SELECT * FROM drift_live l WHERE l.key = r.key LIMIT 1) l ON true"
-        }
-        sqlite {
-            "SELECT e.value ->> 'ord' AS ord, r.key, r.writes, r.recorded, r.applied_us, l.version, l.observed_us, l.missed_us, l.misses, \
-                    l.inventory, l.attributes = '' AS blank, \
-                    l.digest = e.value ->> 'digest' AND l.transition = e.value ->> 'transition' AS same, \
-                    (SELECT i.state FROM drift_inventory i WHERE i.key = l.inventory) AS inventory_state \
-             FROM json_each($1) e CROSS JOIN drift_resource r ON r.provider = e.value ->> 'provider' \
-                 AND r.type = e.value ->> 'kind' AND r.id = e.value ->> 'id' \
-             LEFT JOIN drift_live l ON l.key = r.key"
-        }
-    ];
-    /// Inventories of a provider that began after a time, and have not failed.
-    LATER = "drift_report_later" => [
-        "SELECT i.key, i.start_us FROM drift_inventory i WHERE i.provider = $1 AND i.start_us > $2 AND i.state <> 'failed'"
-    ];
-    /// Writes what is new, unless something newer was written meanwhile.
-    WRITE = "drift_report_write" => [
-        postgres {
-            "INSERT INTO drift_live (key, version, observed_us, inventory, misses, missed_us, transition, digest, attributes) \
-             SELECT e.key, 1, e.observed_us, e.inventory, e.misses, 0, e.transition, e.digest, e.attributes \
-             FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::text[]) \
-                 AS e(key, observed_us, inventory, misses, transition, digest, attributes) ORDER BY e.key \
-             ON CONFLICT (key) DO UPDATE SET version = drift_live.version + 1, observed_us = excluded.observed_us, \
-                 inventory = excluded.inventory, misses = excluded.misses, missed_us = 0, \
-                 transition = excluded.transition, digest = excluded.digest, attributes = excluded.attributes \
-             WHERE drift_live.observed_us <= excluded.observed_us RETURNING key, version"
-        }
-        sqlite {
-            "INSERT INTO drift_live (key, version, observed_us, inventory, misses, missed_us, transition, digest, attributes) \
-             SELECT e.value ->> 'key', 1, e.value ->> 'observed_us', e.value ->> 'inventory', e.value ->> 'misses', 0, \
-                    e.value ->> 'transition', e.value ->> 'digest', e.value ->> 'attributes' FROM json_each($1) e WHERE true \
-             ON CONFLICT (key) DO UPDATE SET version = drift_live.version + 1, observed_us = excluded.observed_us, \
-                 inventory = excluded.inventory, misses = excluded.misses, missed_us = 0, \
-                 transition = excluded.transition, digest = excluded.digest, attributes = excluded.attributes \
-             WHERE drift_live.observed_us <= excluded.observed_us RETURNING key, version"
-        }
-    ];
-    /// Moves the time of what is as it was.
-    TOUCH = "drift_report_touch" => [
-        postgres {
-            "UPDATE drift_live l SET observed_us = e.observed_us, inventory = e.inventory \
-             FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS e(key, observed_us, inventory) \
-             WHERE l.key = e.key AND l.key = ANY ($1::bigint[]) AND l.observed_us <= e.observed_us"
-        }
-        sqlite {
-            "UPDATE drift_live SET observed_us = e.value ->> 'observed_us', inventory = e.value ->> 'inventory' \
-             FROM json_each($1) e WHERE drift_live.key = e.value ->> 'key' AND drift_live.observed_us <= e.value ->> 'observed_us'"
-        }
-    ];
-}
+#[cfg(any(test, feature = "faults"))]
+pub(crate) use rows::STATEMENTS;
 
 /// What a provider says of one resource. Sizes are checked by the caller, and that there are no NUL characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -163,65 +99,6 @@ pub(crate) struct PendingReports {
 /// Commits batches of reports.
 pub(crate) struct Reports {
     pub(crate) db: Db,
-}
-
-#[derive(FromRow)]
-struct InventoryRow {
-    key: i64,
-    provider: String,
-    types: String,
-    state: String,
-    start_us: i64,
-}
-
-#[derive(Serialize)]
-struct Asked<'a> {
-    ord: i64,
-    provider: &'a str,
-    kind: &'a str,
-    id: &'a str,
-    digest: &'a str,
-    transition: &'a str,
-}
-
-#[derive(FromRow)]
-struct KnownRow {
-    ord: i64,
-    key: i64,
-    writes: i64,
-    recorded: bool,
-    applied_us: Option<i64>,
-    version: Option<i64>,
-    observed_us: Option<i64>,
-    missed_us: Option<i64>,
-    misses: Option<i64>,
-    inventory: Option<i64>,
-    blank: Option<bool>,
-    same: Option<bool>,
-    inventory_state: Option<String>,
-}
-
-#[derive(FromRow)]
-struct LaterRow {
-    key: i64,
-    start_us: i64,
-}
-
-#[derive(Serialize)]
-struct Write<'a> {
-    key: i64,
-    observed_us: i64,
-    inventory: i64,
-    misses: i64,
-    transition: &'a str,
-    digest: &'a str,
-    attributes: &'a str,
-}
-
-#[derive(FromRow)]
-struct WrittenRow {
-    key: i64,
-    version: i64,
 }
 
 /// One report of a batch.
@@ -321,8 +198,7 @@ impl<'a> Batch<'a> {
         let ids: BTreeSet<&str> = ids.collect();
         let mut inventories = HashMap::new();
         for id in ids {
-            let row: Option<InventoryRow> = tx.statement(&INVENTORY).bind(id).optional().await?;
-            inventories.insert(id, row);
+            inventories.insert(id, rows::inventory(tx, id).await?);
         }
         for (call, input) in inputs.iter().enumerate() {
             let Some(id) = input.reports.inventory.as_deref() else {
@@ -383,7 +259,11 @@ impl<'a> Batch<'a> {
                 let new = new.map(|&ord| Wanted::new(ord, &self.items[ord].observed.name));
                 place(tx, &new.collect::<Vec<_>>()).await?;
             }
-            for row in read(tx, &self.items, &wanted).await? {
+            let asked: Vec<Asked<'_>> = wanted
+                .iter()
+                .map(|&ord| self.items[ord].asked(ord))
+                .collect();
+            for row in rows::read(tx, &asked).await? {
                 let ord = usize::try_from(row.ord).unwrap_or(usize::MAX);
                 if let Some(item) = self.items.get_mut(ord) {
                     item.key = Some(row.key);
@@ -439,12 +319,12 @@ impl<'a> Batch<'a> {
         }
         writes.sort_unstable_by_key(|write| write.key);
         touches.sort_unstable_by_key(|touch| touch.key);
-        let written = write(tx, &writes).await?;
+        let written = rows::write(tx, &writes).await?;
         self.versions = written
             .into_iter()
             .map(|row| (row.key, row.version))
             .collect();
-        touch(tx, &touches).await?;
+        rows::touch(tx, &touches).await?;
         let written = self.versions.keys().copied();
         let due = written.chain(touches.iter().map(|touch| touch.key));
         let mut due: Vec<Due> = due.map(Due::now).collect();
@@ -492,9 +372,7 @@ impl<'a> Batch<'a> {
             *oldest = item.observed_us.min(*oldest);
         }
         for (provider, oldest) in oldest {
-            let later = tx.statement(&LATER).bind(provider).bind(oldest);
-            let later: Vec<LaterRow> = later.all().await?;
-            for inventory in later {
+            for inventory in rows::later(tx, provider, oldest).await? {
                 let earlier = |item: &Item<'_>| {
                     item.outcome.is_none()
                         && item.observed_us < inventory.start_us
@@ -608,6 +486,18 @@ impl<'a> Batch<'a> {
 // === impl Item ===
 
 impl Item<'_> {
+    fn asked(&self, ord: usize) -> Asked<'_> {
+        let observed = self.observed;
+        Asked {
+            ord: count(ord),
+            provider: &observed.name.provider,
+            kind: &observed.name.kind,
+            id: &observed.name.id,
+            digest: &observed.digest,
+            transition: &observed.transition,
+        }
+    }
+
     fn is_new(&self) -> bool {
         matches!(
             self.outcome,
@@ -660,68 +550,4 @@ fn freshen(item: &Item<'_>, row: &KnownRow, observed_us: i64) -> Decision {
     } else {
         Decision::Nothing(ReportOutcome::Unchanged)
     }
-}
-
-async fn read(tx: &mut Tx, items: &[Item<'_>], wanted: &[usize]) -> Result<Vec<KnownRow>, Error> {
-    let asked: Vec<Asked<'_>> = wanted
-        .iter()
-        .map(|&ord| {
-            let observed = items[ord].observed;
-            Asked {
-                ord: count(ord),
-                provider: &observed.name.provider,
-                kind: &observed.name.kind,
-                id: &observed.name.id,
-                digest: &observed.digest,
-                transition: &observed.transition,
-            }
-        })
-        .collect();
-    let read = match tx.engine() {
-        Engine::Postgres => tx
-            .statement(&READ)
-            .bind_column::<i64>(asked.iter().map(|asked| asked.ord).collect())
-            .bind_column::<&str>(asked.iter().map(|asked| asked.provider).collect())
-            .bind_column::<&str>(asked.iter().map(|asked| asked.kind).collect())
-            .bind_column::<&str>(asked.iter().map(|asked| asked.id).collect())
-            .bind_column::<&str>(asked.iter().map(|asked| asked.digest).collect())
-            .bind_column::<&str>(asked.iter().map(|asked| asked.transition).collect()),
-        Engine::Sqlite => tx.statement(&READ).bind(json(&asked)?),
-    };
-    read.all().await
-}
-
-async fn write(tx: &mut Tx, writes: &[Write<'_>]) -> Result<Vec<WrittenRow>, Error> {
-    if writes.is_empty() {
-        return Ok(Vec::new());
-    }
-    let written = match tx.engine() {
-        Engine::Postgres => tx
-            .statement(&WRITE)
-            .bind_column::<i64>(writes.iter().map(|write| write.key).collect())
-            .bind_column::<i64>(writes.iter().map(|write| write.observed_us).collect())
-            .bind_column::<i64>(writes.iter().map(|write| write.inventory).collect())
-            .bind_column::<i64>(writes.iter().map(|write| write.misses).collect())
-            .bind_column::<&str>(writes.iter().map(|write| write.transition).collect())
-            .bind_column::<&str>(writes.iter().map(|write| write.digest).collect())
-            .bind_column::<&str>(writes.iter().map(|write| write.attributes).collect()),
-        Engine::Sqlite => tx.statement(&WRITE).bind(json(writes)?),
-    };
-    written.all().await
-}
-
-async fn touch(tx: &mut Tx, touches: &[Write<'_>]) -> Result<(), Error> {
-    if touches.is_empty() {
-        return Ok(());
-    }
-    let touched = match tx.engine() {
-        Engine::Postgres => tx
-            .statement(&TOUCH)
-            .bind_column::<i64>(touches.iter().map(|touch| touch.key).collect())
-            .bind_column::<i64>(touches.iter().map(|touch| touch.observed_us).collect())
-            .bind_column::<i64>(touches.iter().map(|touch| touch.inventory).collect()),
-        Engine::Sqlite => tx.statement(&TOUCH).bind(json(touches)?),
-    };
-    touched.execute().await?;
-    Ok(())
 }
