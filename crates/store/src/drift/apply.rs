@@ -62,7 +62,7 @@ statements! {
              ON CONFLICT (key, path) WHERE state = 'open' DO NOTHING RETURNING id, version"
         }
     ];
-    /// Changes drifts that are as they were read.
+    /// Changes drifts that are as they were read. That one is open is said by its time: its state would bring the wrong index.
     UPDATE = "drift_apply_update" => [
         postgres {
             "UPDATE drift o SET version = o.version + CASE WHEN e.silent THEN 0 ELSE 1 END, spec_version = e.spec_version, \
@@ -72,7 +72,8 @@ statements! {
              FROM json_to_recordset($1::json) AS e(id text, version bigint, spec_version bigint, flips bigint, severity bigint, \
                  suppressed_until_us bigint, secret boolean, kind text, suppressed_by text, suppressed_policy text, \
                  expected text, actual text, value_changed boolean, silent boolean), (SELECT " now " AS now_us) AS n \
-             WHERE o.id = e.id COLLATE \"C\" AND o.version = e.version AND o.state = 'open' RETURNING o.id, o.version"
+             WHERE o.id = e.id COLLATE \"C\" AND o.id = ANY ($2::text[]) AND o.version = e.version AND o.resolved_us IS NULL \
+             RETURNING o.id, o.version"
         }
         sqlite {
             "UPDATE drift SET version = drift.version + CASE WHEN e.value ->> 'silent' THEN 0 ELSE 1 END, \
@@ -91,7 +92,8 @@ statements! {
             "UPDATE drift o SET version = o.version + 1, state = e.state, reason = e.reason, resolved_us = n.now_us, suppressed_by = '', \
                  suppressed_policy = '', suppressed_until_us = NULL \
              FROM json_to_recordset($1::json) AS e(id text, version bigint, state text, reason text), (SELECT " now " AS now_us) AS n \
-             WHERE o.id = e.id COLLATE \"C\" AND o.version = e.version AND o.state = 'open' RETURNING o.id, o.version"
+             WHERE o.id = e.id COLLATE \"C\" AND o.id = ANY ($2::text[]) AND o.version = e.version AND o.resolved_us IS NULL \
+             RETURNING o.id, o.version"
         }
         sqlite {
             "UPDATE drift SET version = drift.version + 1, state = e.value ->> 'state', reason = e.value ->> 'reason', \
@@ -119,11 +121,11 @@ statements! {
     CLEAR = "drift_apply_clear" => [
         postgres {
             "DELETE FROM drift_due d USING unnest($1::bigint[], $2::bigint[]) AS e(key, generation) \
-             WHERE d.key = e.key AND d.generation = e.generation"
+             WHERE d.key = e.key AND d.key = ANY ($1::bigint[]) AND d.generation = e.generation"
         }
         sqlite {
-            "DELETE FROM drift_due WHERE EXISTS (SELECT 1 FROM json_each($1) e WHERE e.value ->> 'key' = drift_due.key \
-             AND e.value ->> 'generation' = drift_due.generation) AND key IN (SELECT e.value ->> 'key' FROM json_each($1) e)"
+            "DELETE FROM drift_due WHERE key IN (SELECT e.value ->> 'key' FROM json_each($1) e) \
+             AND (key, generation) IN (SELECT e.value ->> 'key', e.value ->> 'generation' FROM json_each($1) e)"
         }
     ];
     /// Says when the next comparison is, where nothing has changed since.
@@ -428,9 +430,12 @@ async fn write_drifts(
     });
     let closes: Vec<CloseRow<'_>> = closes.collect();
     // Closed ones first: a path may close as one kind and open as another.
-    let closed = run(tx, &CLOSE, &closes).await?;
-    let updated = run(tx, &UPDATE, &updates).await?;
-    let opened = run(tx, &OPEN, &opens).await?;
+    let closed = run(tx, &CLOSE, &closes, |row| row.id).await?;
+    let updated = run(tx, &UPDATE, &updates, |row| row.id).await?;
+    let opened = match opens.len() {
+        0 => HashMap::new(),
+        _ => versions(tx.statement(&OPEN).bind(json(&opens)?)).await?,
+    };
     let (mut events, mut changes) = (Vec::new(), Vec::new());
     for (key, close) in &closing {
         if let Some(version) = closed.get(&close.id) {
@@ -469,16 +474,29 @@ async fn write_drifts(
     Ok(changes)
 }
 
-/// Runs a statement over rows, and returns the versions of those that it wrote.
+/// Runs a statement over drifts that are there, and returns the versions of those that it wrote. On PostgreSQL it is told their ids
+/// once more, so that a plan has no choice but the index.
 async fn run<T: Serialize>(
     tx: &mut Tx,
     sql: &'static Sql,
     rows: &[T],
+    id: impl Fn(&T) -> &str,
 ) -> Result<HashMap<String, i64>, Error> {
     if rows.is_empty() {
         return Ok(HashMap::new());
     }
-    let written: Vec<IdRow> = tx.statement(sql).bind(json(rows)?).all().await?;
+    let ids: Vec<String> = rows.iter().map(|row| id(row).to_owned()).collect();
+    let engine = tx.engine();
+    let statement = tx.statement(sql).bind(json(rows)?);
+    versions(match engine {
+        Engine::Postgres => statement.bind_column(ids),
+        Engine::Sqlite => statement,
+    })
+    .await
+}
+
+async fn versions(statement: Statement<'_>) -> Result<HashMap<String, i64>, Error> {
+    let written: Vec<IdRow> = statement.all().await?;
     Ok(written
         .into_iter()
         .map(|row| (row.id, row.version))

@@ -67,14 +67,14 @@ statements! {
             "SELECT r.key, r.type AS kind, r.id, r.recorded, r.writes, r.recorded_us, r.applied_us, \
                     coalesce(l.version, 0) AS live_version, coalesce(l.observed_us, 0) AS observed_us, \
                     coalesce(l.misses, 0) AS misses, coalesce(l.missed_us, 0) AS missed_us \
-             FROM unnest($1::bigint[]) AS e(key) JOIN drift_resource r ON r.key = e.key \
+             FROM unnest($1::bigint[]) AS e(key) CROSS JOIN LATERAL (SELECT * FROM drift_resource r WHERE r.key = e.key LIMIT 1) r \
              LEFT JOIN LATERAL (SELECT * FROM drift_live l WHERE l.key = e.key LIMIT 1) l ON true ORDER BY r.key"
         }
         sqlite {
             "SELECT r.key, r.type AS kind, r.id, r.recorded, r.writes, r.recorded_us, r.applied_us, \
                     coalesce(l.version, 0) AS live_version, coalesce(l.observed_us, 0) AS observed_us, \
                     coalesce(l.misses, 0) AS misses, coalesce(l.missed_us, 0) AS missed_us \
-             FROM json_each($1) e JOIN drift_resource r ON r.key = e.value \
+             FROM json_each($1) e CROSS JOIN drift_resource r ON r.key = e.value \
              LEFT JOIN drift_live l ON l.key = r.key ORDER BY r.key"
         }
     ];

@@ -32,7 +32,7 @@ statements! {
                  AND r.type = e.type COLLATE \"C\" AND r.id = e.id COLLATE \"C\" LIMIT 1) r"
         }
         sqlite {
-            "SELECT e.value ->> 'ord' AS ord, r.key FROM json_each($1) e JOIN drift_resource r \
+            "SELECT e.value ->> 'ord' AS ord, r.key FROM json_each($1) e CROSS JOIN drift_resource r \
              ON r.provider = e.value ->> 'provider' AND r.type = e.value ->> 'kind' AND r.id = e.value ->> 'id'"
         }
     ];
@@ -62,7 +62,7 @@ statements! {
         sqlite {
             "SELECT r.key, r.writes, r.spec_version, r.recorded, r.applied_us IS NULL AS pending, r.labels, r.last_write, r.spec, \
                     coalesce((SELECT l.version FROM drift_live l WHERE l.key = r.key), 0) AS live_version \
-             FROM json_each($1) e JOIN drift_resource r ON r.key = e.value ORDER BY r.key"
+             FROM json_each($1) e CROSS JOIN drift_resource r ON r.key = e.value ORDER BY r.key"
         }
     ];
     /// Writes what was decided.
@@ -74,7 +74,7 @@ statements! {
                  recorded_by = e.recorded_by, saga_id = e.saga_id, last_write = e.write_id, spec = e.spec \
              FROM unnest($1::bigint[], $2::bigint[], $3::boolean[], $4::boolean[], $5::text[], $6::text[], $7::text[], $8::text[], \
                  $9::text[]) AS e(key, version, spec_changed, pending, labels, recorded_by, saga_id, write_id, spec) \
-             WHERE r.key = e.key"
+             WHERE r.key = e.key AND r.key = ANY ($1::bigint[])"
         }
         sqlite {
             "UPDATE drift_resource SET writes = drift_resource.writes + 1, spec_version = e.value ->> 'version', \

@@ -55,7 +55,7 @@ statements! {
                     l.inventory, l.attributes = '' AS blank, \
                     l.digest = e.value ->> 'digest' AND l.transition = e.value ->> 'transition' AS same, \
                     (SELECT i.state FROM drift_inventory i WHERE i.key = l.inventory) AS inventory_state \
-             FROM json_each($1) e JOIN drift_resource r ON r.provider = e.value ->> 'provider' \
+             FROM json_each($1) e CROSS JOIN drift_resource r ON r.provider = e.value ->> 'provider' \
                  AND r.type = e.value ->> 'kind' AND r.id = e.value ->> 'id' \
              LEFT JOIN drift_live l ON l.key = r.key"
         }
@@ -91,7 +91,7 @@ statements! {
         postgres {
             "UPDATE drift_live l SET observed_us = e.observed_us, inventory = e.inventory \
              FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS e(key, observed_us, inventory) \
-             WHERE l.key = e.key AND l.observed_us <= e.observed_us"
+             WHERE l.key = e.key AND l.key = ANY ($1::bigint[]) AND l.observed_us <= e.observed_us"
         }
         sqlite {
             "UPDATE drift_live SET observed_us = e.value ->> 'observed_us', inventory = e.value ->> 'inventory' \

@@ -17,6 +17,23 @@ use crate::{
     log,
 };
 
+/// What belongs to a resource. Plans outlive the sizes that they were made for, so PostgreSQL's have no choice but the index.
+macro_rules! parts_postgres {
+    () => {
+        "LEFT JOIN LATERAL (SELECT * FROM drift_live l WHERE l.key = r.key LIMIT 1) l ON true \
+         LEFT JOIN LATERAL (SELECT * FROM drift_inventory i WHERE i.key = l.inventory LIMIT 1) i ON true \
+         LEFT JOIN LATERAL (SELECT * FROM drift_verdict v WHERE v.key = r.key LIMIT 1) v ON true \
+         LEFT JOIN LATERAL (SELECT * FROM drift_due d WHERE d.key = r.key LIMIT 1) d ON true "
+    };
+}
+
+macro_rules! parts_sqlite {
+    () => {
+        "LEFT JOIN drift_live l ON l.key = r.key LEFT JOIN drift_inventory i ON i.key = l.inventory \
+         LEFT JOIN drift_verdict v ON v.key = r.key LEFT JOIN drift_due d ON d.key = r.key "
+    };
+}
+
 /// What is selected of a resource.
 macro_rules! columns {
     ($spec:literal, $attributes:literal) => {
@@ -30,9 +47,7 @@ macro_rules! columns {
              coalesce(d.due_us, 9223372036854775807) AS due_us, \
              (SELECT count(*) FROM drift o WHERE o.key = r.key AND o.state = 'open') AS open_drifts, \
              (SELECT count(*) FROM drift o WHERE o.key = r.key AND o.state = 'open' AND o.suppressed_by <> '') AS suppressed_drifts \
-             FROM drift_resource r LEFT JOIN drift_live l ON l.key = r.key \
-             LEFT JOIN drift_inventory i ON i.key = l.inventory \
-             LEFT JOIN drift_verdict v ON v.key = r.key LEFT JOIN drift_due d ON d.key = r.key "
+             FROM drift_resource r "
         )
     };
 }
@@ -40,13 +55,19 @@ macro_rules! columns {
 statements! {
     /// One resource.
     GET = "drift_resource_get" => [
-        "SELECT g.*, g.due_us <= " now " AS due FROM (" (columns!("r.spec", "coalesce(l.attributes, '')"))
-        "WHERE r.provider = $1 AND r.type = $2 AND r.id = $3) AS g"
+        postgres {
+            "SELECT g.*, g.due_us <= " now " AS due FROM (" (columns!("r.spec", "coalesce(l.attributes, '')")) (parts_postgres!())
+            "WHERE r.provider = $1 AND r.type = $2 AND r.id = $3) AS g"
+        }
+        sqlite {
+            "SELECT g.*, g.due_us <= " now " AS due FROM (" (columns!("r.spec", "coalesce(l.attributes, '')")) (parts_sqlite!())
+            "WHERE r.provider = $1 AND r.type = $2 AND r.id = $3) AS g"
+        }
     ];
     /// Resources in order of their names, without documents.
     LIST = "drift_resource_list" => [
         postgres {
-            "SELECT g.*, g.due_us <= " now " AS due FROM (" (columns!("''", "''"))
+            "SELECT g.*, g.due_us <= " now " AS due FROM (" (columns!("''", "''")) (parts_postgres!())
             "WHERE (r.provider, r.type, r.id) > ($1, $2, $3) AND ($4 = '' OR r.provider = $4) AND ($5 = '' OR r.type = $5) \
              AND (CAST($6 AS TEXT) IS NULL OR CAST(r.labels AS jsonb) @> CAST($6 AS jsonb)) \
              AND ($7 = '' OR v.verdict = ANY (string_to_array($7, ','))) \
@@ -54,7 +75,7 @@ statements! {
              ORDER BY r.provider, r.type, r.id LIMIT $8) AS g ORDER BY g.provider, g.kind, g.id"
         }
         sqlite {
-            "SELECT g.*, g.due_us <= " now " AS due FROM (" (columns!("''", "''"))
+            "SELECT g.*, g.due_us <= " now " AS due FROM (" (columns!("''", "''")) (parts_sqlite!())
             "WHERE (r.provider, r.type, r.id) > ($1, $2, $3) AND ($4 = '' OR r.provider = $4) AND ($5 = '' OR r.type = $5) \
              AND ($6 IS NULL OR NOT EXISTS (SELECT 1 FROM json_each($6) wanted WHERE NOT EXISTS \
              (SELECT 1 FROM json_each(r.labels) own WHERE own.key = wanted.key AND own.value = wanted.value))) \
@@ -220,19 +241,20 @@ impl Store {
     /// # Errors
     /// If the database does not answer.
     pub async fn resource(&self, name: &ResourceName) -> Result<Option<ResourceRow>, Error> {
-        let mut tx = self.db().begin_snapshot().await?;
-        let mut row = resource_in(&mut tx, name).await?;
+        let read = self.db().read(&GET).bind(&name.provider);
+        let read = read.bind(&name.kind).bind(&name.id);
+        let mut row: Option<ResourceRow> = read.optional().await?;
         if let Some(row) = &mut row
             && row.misses == 0
             && row.live_version > 0
-            && let Some((inventory, start_us)) = last_seen(&mut tx, &row.provider, row.key).await?
+            && let Some((inventory, start_us)) =
+                last_seen(self.db(), &row.provider, row.key).await?
             && start_us > row.observed_us
         {
             row.observed_us = start_us;
             row.inventory = inventory;
             "complete".clone_into(&mut row.inventory_state);
         }
-        tx.rollback().await?;
         Ok(row)
     }
 

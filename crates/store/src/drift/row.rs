@@ -16,7 +16,21 @@ macro_rules! columns {
         "SELECT o.id, o.key, r.provider, r.type AS resource_kind, r.id AS resource_id, o.path, o.kind, o.state, o.severity, o.expected, \
          o.actual, o.secret, o.first_seen_us, o.changed_us, coalesce(l.observed_us, 0) AS seen_us, o.flips, o.suppressed_by, \
          o.suppressed_policy, o.suppressed_until_us, o.spec_version, o.version, o.resolved_us, o.actor, o.reason \
-         FROM drift o JOIN drift_resource r ON r.key = o.key LEFT JOIN drift_live l ON l.key = o.key "
+         FROM drift o "
+    };
+}
+
+/// What belongs to a drift. Plans outlive the sizes that they were made for, so PostgreSQL's have no choice but the index.
+macro_rules! parts_postgres {
+    () => {
+        "CROSS JOIN LATERAL (SELECT * FROM drift_resource r WHERE r.key = o.key LIMIT 1) r \
+         LEFT JOIN LATERAL (SELECT * FROM drift_live l WHERE l.key = o.key LIMIT 1) l ON true "
+    };
+}
+
+macro_rules! parts_sqlite {
+    () => {
+        "JOIN drift_resource r ON r.key = o.key LEFT JOIN drift_live l ON l.key = o.key "
     };
 }
 
@@ -42,20 +56,23 @@ macro_rules! filter_sqlite {
 
 statements! {
     /// One drift.
-    GET = "drift_get" => [(columns!()) "WHERE o.id = $1"];
+    GET = "drift_get" => [
+        postgres { (columns!()) (parts_postgres!()) "WHERE o.id = $1" }
+        sqlite { (columns!()) (parts_sqlite!()) "WHERE o.id = $1" }
+    ];
     /// Drifts before an id, newest first.
     LIST = "drift_list" => [
-        postgres { (columns!()) "WHERE " (filter_postgres!()) "AND ($10 OR o.suppressed_by = '') ORDER BY o.id DESC LIMIT $11" }
-        sqlite { (columns!()) "WHERE " (filter_sqlite!()) "AND ($10 OR o.suppressed_by = '') ORDER BY o.id DESC LIMIT $11" }
+        postgres { (columns!()) (parts_postgres!()) "WHERE " (filter_postgres!()) "AND ($10 OR o.suppressed_by = '') ORDER BY o.id DESC LIMIT $11" }
+        sqlite { (columns!()) (parts_sqlite!()) "WHERE " (filter_sqlite!()) "AND ($10 OR o.suppressed_by = '') ORDER BY o.id DESC LIMIT $11" }
     ];
     /// The same for open ones, by the index over those.
     LIST_OPEN = "drift_list_open" => [
         postgres {
-            (columns!()) "WHERE o.state = 'open' AND " (filter_postgres!())
+            (columns!()) (parts_postgres!()) "WHERE o.state = 'open' AND o.id <> '' AND " (filter_postgres!())
             "AND ($10 OR o.suppressed_by = '') ORDER BY o.id DESC LIMIT $11"
         }
         sqlite {
-            (columns!()) "WHERE o.state = 'open' AND " (filter_sqlite!())
+            (columns!()) (parts_sqlite!()) "WHERE o.state = 'open' AND o.id <> '' AND " (filter_sqlite!())
             "AND ($10 OR o.suppressed_by = '') ORDER BY o.id DESC LIMIT $11"
         }
     ];

@@ -10,7 +10,7 @@ use sqlx::FromRow;
 
 use crate::{
     Error,
-    engine::{Tx, statements},
+    engine::{Db, Tx, statements},
 };
 
 /// Resources in one block.
@@ -45,8 +45,15 @@ statements! {
     ];
     /// The bits of one block, of complete inventories of a provider, the newest first.
     LAST = "drift_seen_last" => [
-        "SELECT i.id, i.start_us, b.bits FROM drift_inventory i JOIN drift_seen_block b ON b.inventory = i.key \
-         WHERE i.provider = $1 AND i.state = 'complete' AND b.block = $2 ORDER BY i.start_us DESC"
+        postgres {
+            "SELECT i.id, i.start_us, b.bits FROM drift_seen_block b CROSS JOIN LATERAL \
+             (SELECT * FROM drift_inventory i WHERE i.key = b.inventory LIMIT 1) i \
+             WHERE b.block = $2 AND i.provider = $1 AND i.state = 'complete' ORDER BY i.start_us DESC"
+        }
+        sqlite {
+            "SELECT i.id, i.start_us, b.bits FROM drift_seen_block b CROSS JOIN drift_inventory i ON i.key = b.inventory \
+             WHERE b.block = $2 AND i.provider = $1 AND i.state = 'complete' ORDER BY i.start_us DESC"
+        }
     ];
     /// The bits of some blocks of one inventory.
     BLOCKS = "drift_seen_blocks" => [
@@ -234,12 +241,14 @@ pub(super) async fn drop_blocks(tx: &mut Tx, inventory: i64) -> Result<(), Error
 
 /// The newest complete inventory that saw a resource: its id and when it began.
 pub(super) async fn last_seen(
-    tx: &mut Tx,
+    db: &Db,
     provider: &str,
     key: i64,
 ) -> Result<Option<(String, i64)>, Error> {
-    let wanted = BTreeSet::from([(provider.to_owned(), key)]);
-    Ok(last_seen_of(tx, wanted).await?.remove(&key))
+    let rows = db.read(&LAST).bind(provider).bind(key.div_euclid(BLOCK));
+    let rows: Vec<LastRow> = rows.all().await?;
+    let saw = rows.into_iter().find(|row| has(&row.bits, key));
+    Ok(saw.map(|row| (row.id, row.start_us)))
 }
 
 /// The same for many resources, each with its provider.
