@@ -95,7 +95,7 @@ async fn detect(args: DetectArgs, session: &Session) -> Result<Exit, Failure> {
     }
 }
 
-/// A sweep that began after it was asked for, at its end.
+/// A sweep that has compared what was asked for, at its end.
 async fn sweep(connection: &Connection, request: &DetectDriftRequest) -> Result<Sweep, Failure> {
     let mut client = connection.drifts();
     for _ in 0..JOINED_MAX {
@@ -103,10 +103,10 @@ async fn sweep(connection: &Connection, request: &DetectDriftRequest) -> Result<
             .call(client.detect_drift(request.clone()))
             .await?;
         let sweep = ended(connection, answer.sweep.unwrap_or_default()).await?;
-        if !answer.joined {
+        // One that was under way has gone through what was due when it was asked for, and no further.
+        if !answer.joined || !request.full {
             return Ok(sweep);
         }
-        // It may have passed over what was reported just before it was asked for.
     }
     Err(Failure::new(
         Exit::Error,

@@ -1,7 +1,7 @@
 //! Drifts and sweeps in tables and lines.
 
 use steadfast_client::api::drift::v1::{
-    Drift, DriftKind, DriftState, Suppression, Sweep, SweepState,
+    Drift, DriftKind, DriftState, Suppression, Sweep, SweepState, Verdict,
 };
 
 use super::diff::diff;
@@ -181,9 +181,22 @@ pub(super) fn sweep_line(sweep: &Sweep) -> String {
     }
 }
 
+/// What the sweep could not compare: that nothing is known to differ there proves nothing.
+fn unproven(sweep: &Sweep) -> String {
+    let counts = sweep.verdicts.iter().filter(|count| {
+        let proven = [Verdict::InSync, Verdict::Drifted];
+        !proven.contains(&count.verdict())
+    });
+    let told = counts.map(|count| {
+        let verdict = json::drift::verdict(count.verdict).replace('_', " ");
+        format!("; {} {verdict}", count.count)
+    });
+    told.collect()
+}
+
 /// What was found, the most important first.
 pub(super) fn detected(sweep: &Sweep, drifts: &[Drift], hidden: i64) -> String {
-    let line = sweep_line(sweep);
+    let line = format!("{}{}", sweep_line(sweep), unproven(sweep));
     if drifts.is_empty() {
         let hidden = match hidden {
             0 => String::new(),
@@ -255,7 +268,7 @@ pub(super) fn sweep(sweep: &Sweep) -> String {
 
 #[cfg(test)]
 mod tests {
-    use steadfast_client::api::drift::v1::{ResourceKey, Severity};
+    use steadfast_client::api::drift::v1::{ResourceKey, Severity, VerdictCount};
 
     use super::*;
 
@@ -338,5 +351,14 @@ mod tests {
                 .starts_with("in sync; compared 3 resources, 1 opened; 1 hidden")
         );
         assert!(detected(&sweep, &[drift()], 0).starts_with("drifted; compared 3"));
+        let count = |verdict: Verdict, count| VerdictCount {
+            verdict: verdict.into(),
+            count,
+        };
+        let unseen = Sweep {
+            verdicts: vec![count(Verdict::InSync, 1), count(Verdict::NotObserved, 2)],
+            ..sweep
+        };
+        assert!(detected(&unseen, &[], 0).ends_with("1 opened; 2 not observed"));
     }
 }
