@@ -6,8 +6,9 @@ use steadfast_store::{PolicyWrite, PolicyWritten};
 
 use crate::scene::{Scene, changed};
 
-/// What a sweep may write that finds nothing new: its own row and its lease.
+/// What a sweep may write that finds nothing new: its own row and its lease. Notifications of what came before it may be late.
 const OWN: &[&str] = &[
+    "notify",
     "lease_claim",
     "lease_guard",
     "lease_renew",
