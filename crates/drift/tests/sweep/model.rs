@@ -294,7 +294,7 @@ impl Scene {
 #[tokio::test]
 async fn random_lives_end_as_the_rules_say() {
     let long = std::env::var("STEADFAST_LONG").is_ok_and(|value| value == "1");
-    let (lives, steps) = if long { (40, 300) } else { (2, 60) };
+    let (lives, steps) = if long { (20, 300) } else { (2, 60) };
     let mut happened = [0; 3];
     for life in 0..lives {
         let seed = match std::env::var("STEADFAST_SEED") {
