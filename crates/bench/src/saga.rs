@@ -108,7 +108,7 @@ fn add_steps(report: &mut Report, prefix: &str, steps: &Steps) {
         &name("ten_steps_p50_ms"),
         "ms",
         &steps.alone_p50_ms,
-        None,
+        Some(&steps.floor_alone_ms),
         at_most(4.0),
     );
     report.plain(&name("ten_steps_p99_ms"), "ms", &steps.alone_p99_ms);

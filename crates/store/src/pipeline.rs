@@ -1,14 +1,19 @@
 //! The write pipeline: writes of one kind that arrive together are committed as one transaction, each with its own outcome.
 //!
 //! There is one committer per kind. While it waits for a commit, further writes gather; the next batch takes them all. So a
-//! lone writer waits for nobody, and under load the cost of a commit is shared. Errors are sorted (see [`Error`]): refused
+//! lone writer waits for nobody, and under load the cost of a commit is shared. A kind whose writers compute much between two
+//! writes may have a second transaction under way, so that database and writers need not take turns. Errors are sorted (see [`Error`]): refused
 //! data is bisected until the culprit is alone, contention is tried again, and after a lost answer the same write ids are sent
 //! again, which finds out what happened instead of guessing. A write whose caller has gone before its batch begins is dropped,
 //! so that a database which was away for a while is not met by a backlog that nobody waits for. When a batch fails because the
 //! database is away, those that gathered meanwhile fail with it: each would only wait as long again.
 
+#[cfg(test)]
+mod tests;
+
 use std::{collections::HashSet, future::Future, sync::Arc, time::Duration};
 
+use futures::stream::{FuturesUnordered, StreamExt as _};
 use steadfast_types::Backoff;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
@@ -26,6 +31,9 @@ const QUEUE_BYTES: u32 = 128 << 20;
 /// Writes in one transaction at most.
 const BATCH: usize = 512;
 
+/// So many writes must wait before a transaction begins beside another one: fewer cost less together with those to come.
+const LANE: usize = 16;
+
 /// How often others are let go first before a transaction begins, at most.
 const GATHERINGS: usize = 8;
 
@@ -42,8 +50,13 @@ pub(crate) trait Kind: Send + Sync + 'static {
     /// A metric label.
     const NAME: &'static str;
 
-    /// Two writes with equal keys are never in one batch.
+    /// Two writes with equal keys are never in one batch, nor under way at once.
     fn conflict_key(input: &Self::Input) -> Option<String>;
+
+    /// How many transactions of this kind may be under way at once.
+    fn lanes(&self) -> usize {
+        1
+    }
 
     /// Roughly how many bytes it is.
     fn size(input: &Self::Input) -> usize;
@@ -63,6 +76,14 @@ struct Job<K: Kind> {
     reply: Reply<K>,
     /// Its part of [`QUEUE_BYTES`], given back when its outcome is known.
     _room: OwnedSemaphorePermit,
+}
+
+/// A batch all of whose writes have an outcome.
+struct Settled {
+    /// What others may touch again.
+    keys: Vec<String>,
+    /// The database turned out to be away: what to tell those that were not sent yet.
+    away: Option<Error>,
 }
 
 /// The entrance to one kind's committer. The committer ends when all entrances are dropped.
@@ -106,31 +127,49 @@ impl<K: Kind> Pipeline<K> {
 }
 
 async fn run<K: Kind>(kind: K, mut jobs: mpsc::Receiver<Job<K>>, deadline: Duration) {
+    let lanes = kind.lanes();
+    let (kind, mut is_open) = (&kind, true);
     let mut waiting: Vec<Job<K>> = Vec::new();
+    let mut under_way = FuturesUnordered::new();
+    let mut busy = HashSet::new();
     loop {
-        if waiting.is_empty() {
-            if jobs.recv_many(&mut waiting, BATCH).await == 0 {
+        if under_way.is_empty() && waiting.is_empty() {
+            if !is_open || jobs.recv_many(&mut waiting, BATCH).await == 0 {
                 return;
             }
         } else {
             // Those held back by a conflict come first; take what else is there without waiting.
             take_ready(&mut jobs, &mut waiting);
         }
-        gather(&mut jobs, &mut waiting).await;
-        let (batch, rest) = select(waiting);
-        waiting = rest;
-        if batch.is_empty() {
-            continue;
+        if under_way.is_empty() || (under_way.len() < lanes && waiting.len() >= LANE) {
+            gather(&mut jobs, &mut waiting).await;
+            let (batch, rest) = select::<K>(waiting, &mut busy);
+            waiting = rest;
+            if !batch.is_empty() {
+                metrics::histogram!(crate::metric::BATCH_SIZE, "kind" => K::NAME)
+                    .record(batch.len() as f64);
+                under_way.push(settle(kind, batch, Instant::now() + deadline));
+            } else if under_way.is_empty() {
+                continue;
+            }
         }
-        metrics::histogram!(crate::metric::BATCH_SIZE, "kind" => K::NAME)
-            .record(batch.len() as f64);
-        if let Some(away) = settle(&kind, batch, Instant::now() + deadline).await {
-            while let Ok(job) = jobs.try_recv() {
-                waiting.push(job);
+        let may_begin = is_open && under_way.len() < lanes && waiting.len() < BATCH;
+        let limit = BATCH.saturating_sub(waiting.len());
+        tokio::select! {
+            Some(settled) = under_way.next() => {
+                for key in settled.keys {
+                    busy.remove(&key);
+                }
+                if let Some(away) = settled.away {
+                    while let Ok(job) = jobs.try_recv() {
+                        waiting.push(job);
+                    }
+                    if !waiting.is_empty() {
+                        refuse(std::mem::take(&mut waiting), away);
+                    }
+                }
             }
-            if !waiting.is_empty() {
-                refuse(std::mem::take(&mut waiting), away);
-            }
+            taken = jobs.recv_many(&mut waiting, limit), if may_begin => is_open = taken > 0,
         }
     }
 }
@@ -156,9 +195,9 @@ fn take_ready<K: Kind>(jobs: &mut mpsc::Receiver<Job<K>>, waiting: &mut Vec<Job<
     waiting.len() - before
 }
 
-/// Takes as many as fit, in order, holding back the second of two with one key and dropping those whose callers have gone.
-fn select<K: Kind>(waiting: Vec<Job<K>>) -> (Vec<Job<K>>, Vec<Job<K>>) {
-    let mut keys = HashSet::new();
+/// Takes as many as fit, in order, holding back those whose key is `busy` and dropping those whose callers have gone. The keys of
+/// those taken are busy then.
+fn select<K: Kind>(waiting: Vec<Job<K>>, busy: &mut HashSet<String>) -> (Vec<Job<K>>, Vec<Job<K>>) {
     let (mut batch, mut rest) = (Vec::with_capacity(waiting.len()), Vec::new());
     let mut bytes = 0;
     for job in waiting {
@@ -168,7 +207,7 @@ fn select<K: Kind>(waiting: Vec<Job<K>>) -> (Vec<Job<K>>, Vec<Job<K>>) {
         let key = K::conflict_key(&job.input);
         bytes += K::size(&job.input);
         let fits = batch.is_empty() || (batch.len() < BATCH && bytes <= BATCH_BYTES);
-        if fits && key.is_none_or(|key| keys.insert(key)) {
+        if fits && key.is_none_or(|key| busy.insert(key)) {
             batch.push(job);
         } else {
             rest.push(job);
@@ -177,10 +216,10 @@ fn select<K: Kind>(waiting: Vec<Job<K>>) -> (Vec<Job<K>>, Vec<Job<K>>) {
     (batch, rest)
 }
 
-/// Brings every write of the batch to an outcome. If the database turned out to be away, returns what to tell those that were
-/// not sent yet.
-async fn settle<K: Kind>(kind: &K, batch: Vec<Job<K>>, deadline: Instant) -> Option<Error> {
-    let mut away = None;
+/// Brings every write of the batch to an outcome.
+async fn settle<K: Kind>(kind: &K, batch: Vec<Job<K>>, deadline: Instant) -> Settled {
+    let keys = batch.iter().filter_map(|job| K::conflict_key(&job.input));
+    let (keys, mut away) = (keys.collect(), None);
     // Once an answer was lost, a later refusal no longer means that nothing was written.
     let mut unknown = false;
     let mut stack = vec![batch];
@@ -212,7 +251,7 @@ async fn settle<K: Kind>(kind: &K, batch: Vec<Job<K>>, deadline: Instant) -> Opt
             }
         }
     }
-    away
+    Settled { keys, away }
 }
 
 /// Commits, trying again while that can help.
@@ -266,202 +305,5 @@ fn refuse<K: Kind>(batch: Vec<Job<K>>, error: Error) {
     );
     for job in batch {
         drop(job.reply.send(Err(error.kind_only())));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{
-        collections::VecDeque,
-        sync::{Mutex, PoisonError},
-    };
-
-    use tokio::sync::Notify;
-
-    use super::*;
-
-    /// Answers each commit as it was told to, waits for a sign before each, and keeps what it was asked to commit.
-    #[derive(Default)]
-    struct Scripted {
-        answers: Mutex<VecDeque<Error>>,
-        asked: Mutex<Vec<Vec<usize>>>,
-        begun: Notify,
-        go: Notify,
-    }
-
-    impl Kind for Arc<Scripted> {
-        type Input = usize;
-        type Output = usize;
-
-        const NAME: &'static str = "scripted";
-
-        fn conflict_key(_: &usize) -> Option<String> {
-            None
-        }
-
-        fn size(input: &usize) -> usize {
-            *input
-        }
-
-        async fn commit(&self, inputs: &[Arc<usize>]) -> Result<Vec<Result<usize, Error>>, Error> {
-            self.begun.notify_one();
-            self.go.notified().await;
-            let inputs: Vec<usize> = inputs.iter().map(|input| **input).collect();
-            let lock = |poisoned: PoisonError<_>| poisoned.into_inner();
-            self.asked.lock().unwrap_or_else(lock).push(inputs.clone());
-            let answer = self
-                .answers
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .pop_front();
-            match answer {
-                Some(error) => {
-                    self.go.notify_one();
-                    Err(error)
-                }
-                None => Ok(inputs.into_iter().map(Ok).collect()),
-            }
-        }
-    }
-
-    fn scripted(answers: impl IntoIterator<Item = Error>) -> Arc<Scripted> {
-        Arc::new(Scripted {
-            answers: Mutex::new(answers.into_iter().collect()),
-            ..Scripted::default()
-        })
-    }
-
-    fn source() -> sqlx::Error {
-        sqlx::Error::PoolTimedOut
-    }
-
-    fn lost() -> Error {
-        Error::Unavailable {
-            outcome: Outcome::Unknown,
-            statement: "",
-            source: source(),
-        }
-    }
-
-    #[tokio::test]
-    async fn after_a_lost_answer_no_refusal_says_that_nothing_was_written() {
-        let refusals: [fn() -> Error; 2] = [
-            || Error::Contended {
-                statement: "",
-                source: source(),
-            },
-            || Error::NotWritable {
-                reason: "it is read-only",
-                source: source(),
-            },
-        ];
-        for refusal in refusals {
-            let kind = scripted(std::iter::once(lost()).chain((0..1_000).map(|_| refusal())));
-            kind.go.notify_one();
-            let pipeline = Pipeline::start(Arc::clone(&kind), Duration::from_millis(100));
-            let outcome = pipeline.submit(1).await;
-            assert!(
-                matches!(
-                    outcome,
-                    Err(Error::Unavailable {
-                        outcome: Outcome::Unknown,
-                        ..
-                    })
-                ),
-                "{outcome:?}"
-            );
-        }
-    }
-
-    #[tokio::test]
-    async fn a_write_whose_caller_has_gone_is_not_begun() {
-        let kind = scripted([]);
-        let pipeline = Arc::new(Pipeline::start(Arc::clone(&kind), Duration::from_secs(5)));
-        let mut first = Box::pin(pipeline.submit(1));
-        assert!(futures::poll!(&mut first).is_pending());
-        kind.begun.notified().await;
-        let mut gone = Box::pin(pipeline.submit(2));
-        assert!(futures::poll!(&mut gone).is_pending());
-        let mut last = Box::pin(pipeline.submit(3));
-        assert!(futures::poll!(&mut last).is_pending());
-        drop(gone);
-        kind.go.notify_one();
-        assert!(first.await.is_ok());
-        kind.begun.notified().await;
-        kind.go.notify_one();
-        assert!(last.await.is_ok());
-        let asked = kind.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        assert_eq!(*asked, [[1], [3]]);
-    }
-
-    #[tokio::test]
-    async fn what_gathers_while_the_database_is_away_fails_with_the_batch() {
-        let kind = scripted([Error::Unavailable {
-            outcome: Outcome::NotWritten,
-            statement: "",
-            source: source(),
-        }]);
-        let pipeline = Pipeline::start(Arc::clone(&kind), Duration::from_secs(5));
-        let mut first = Box::pin(pipeline.submit(1));
-        assert!(futures::poll!(&mut first).is_pending());
-        kind.begun.notified().await;
-        let mut second = Box::pin(pipeline.submit(2));
-        assert!(futures::poll!(&mut second).is_pending());
-        kind.go.notify_one();
-        for outcome in [first.await, second.await] {
-            assert!(
-                matches!(
-                    outcome,
-                    Err(Error::Unavailable {
-                        outcome: Outcome::NotWritten,
-                        ..
-                    })
-                ),
-                "{outcome:?}"
-            );
-        }
-        let asked = kind.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        assert_eq!(*asked, [[1]]);
-    }
-
-    #[tokio::test]
-    async fn a_commit_that_is_never_answered_is_given_up_at_the_deadline() {
-        let kind = scripted([]);
-        let pipeline = Pipeline::start(Arc::clone(&kind), Duration::from_millis(50));
-        let outcome = pipeline.submit(1).await;
-        assert!(
-            matches!(
-                outcome,
-                Err(Error::Unavailable {
-                    outcome: Outcome::Unknown,
-                    ..
-                })
-            ),
-            "{outcome:?}"
-        );
-    }
-
-    #[tokio::test]
-    async fn what_waits_is_bounded_in_bytes() {
-        let kind = scripted([]);
-        let pipeline = Pipeline::start(Arc::clone(&kind), Duration::from_secs(5));
-        let half = QUEUE_BYTES as usize / 2;
-        let (first, refused) = tokio::join!(
-            biased;
-            async { tokio::join!(pipeline.submit(half), pipeline.submit(half)) },
-            async {
-                let refused = pipeline.submit(1).await;
-                // Each of the two is a transaction of its own.
-                for _ in 0..2 {
-                    kind.begun.notified().await;
-                    kind.go.notify_one();
-                }
-                refused
-            },
-        );
-        assert!(matches!(refused, Err(Error::Overloaded)), "{refused:?}");
-        assert!(first.0.is_ok() && first.1.is_ok());
-        kind.go.notify_one();
-        assert!(pipeline.submit(1).await.is_ok(), "room was given back");
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use futures::future::try_join_all;
 use steadfast_store::floor::Floor;
 
-use crate::error::Error;
+use crate::{error::Error, statistics::Latencies};
 
 /// Callers that commit one step each.
 const CALLERS: i64 = 50;
@@ -42,6 +42,23 @@ impl Floors {
         floor.create().await?;
         floor.begin_sagas(CALLERS.max(SHARED)).await?;
         Ok(Self { floor })
+    }
+
+    /// How long so many fenced commits take one after the other, in milliseconds: the median commit, so many times.
+    pub(super) async fn one_by_one_ms(
+        &self,
+        commits: usize,
+        window: Duration,
+    ) -> Result<f64, Error> {
+        let machine = "x".repeat(MACHINE_BYTES);
+        let (began, mut latencies) = (Instant::now(), Vec::new());
+        while began.elapsed() < window {
+            let started = Instant::now();
+            self.floor.step_sagas(&[1], &machine).await?;
+            latencies.push(u32::try_from(started.elapsed().as_micros()).unwrap_or(u32::MAX));
+        }
+        let median_us = Latencies::of(latencies).percentile(50.0);
+        Ok(median_us * commits as f64 / 1e3)
     }
 
     /// Steps per second if each of 50 callers commits one at a time.

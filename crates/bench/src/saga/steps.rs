@@ -22,6 +22,8 @@ use crate::{
 };
 
 const STEPS: usize = 10;
+/// Commits of a saga of so many steps: its start with the first intent, and one for each outcome.
+const COMMITS: usize = STEPS + 1;
 /// Before a load is measured.
 const WARM_UP: Duration = Duration::from_secs(1);
 /// Connections of the callers.
@@ -41,6 +43,7 @@ pub(super) struct Steps {
     pub(super) log_entries: Series,
     pub(super) cpu_us: Series,
     pub(super) machine_us: Series,
+    pub(super) floor_alone_ms: Series,
     pub(super) floor_1: Series,
     pub(super) floor_50: Series,
 }
@@ -65,10 +68,11 @@ impl Steps {
             measured.round(engine, &server, options.window()).await?;
             let last = |series: &Series| series.values().last().copied().unwrap_or_default();
             eprintln!(
-                "round {round} {}: alone p50 {:.2} ms, p99 {:.2} ms; 50 in flight {:.0} steps/s, 500 {:.0}; floors {:.0} and {:.0}",
+                "round {round} {}: alone p50 {:.2} ms, p99 {:.2} ms, floor {:.2} ms; 50 in flight {:.0} steps/s, 500 {:.0}; floors {:.0} and {:.0}",
                 engine.prefix,
                 last(&measured.alone_p50_ms),
                 last(&measured.alone_p99_ms),
+                last(&measured.floor_alone_ms),
                 last(&measured.rate_50),
                 last(&measured.rate_500),
                 last(&measured.floor_1),
@@ -84,6 +88,8 @@ impl Steps {
         server: &Server,
         window: Duration,
     ) -> Result<(), Error> {
+        let one_by_one = engine.floors.one_by_one_ms(COMMITS, window).await?;
+        self.floor_alone_ms.push(one_by_one);
         self.floor_1
             .push(engine.floors.commit_per_step(window).await?);
         self.floor_50

@@ -24,7 +24,14 @@ pub(super) struct Rests {
 struct Waited {
     /// Those in the map; zero spares the lock.
     count: AtomicUsize,
-    sagas: Mutex<HashMap<String, (watch::Sender<Option<Rested>>, usize)>>,
+    sagas: Mutex<HashMap<String, Waiting>>,
+}
+
+/// Those who wait for one saga.
+#[derive(Debug)]
+struct Waiting {
+    news: watch::Sender<Option<Rested>>,
+    count: usize,
 }
 
 /// One who waits. Dropped, it waits no longer.
@@ -80,10 +87,13 @@ impl Rests {
             .sagas
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let first = || (watch::Sender::new(None), 0);
-        let (news, waiting) = sagas.entry(id.to_owned()).or_insert_with(first);
-        *waiting += 1;
-        let news = news.subscribe();
+        let first = || Waiting {
+            news: watch::Sender::new(None),
+            count: 0,
+        };
+        let waiting = sagas.entry(id.to_owned()).or_insert_with(first);
+        waiting.count += 1;
+        let news = waiting.news.subscribe();
         self.waited.count.store(sagas.len(), Ordering::Release);
         Rest {
             id: id.to_owned(),
@@ -102,8 +112,8 @@ impl Rests {
             .sagas
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some((news, _)) = sagas.get(id) {
-            news.send_replace(rested);
+        if let Some(waiting) = sagas.get(id) {
+            waiting.news.send_replace(rested);
         }
     }
 }
@@ -123,9 +133,9 @@ impl Drop for Rest {
     fn drop(&mut self) {
         let waited = &self.rests.waited;
         let mut sagas = waited.sagas.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, waiting)) = sagas.get_mut(&self.id) {
-            *waiting -= 1;
-            if *waiting == 0 {
+        if let Some(waiting) = sagas.get_mut(&self.id) {
+            waiting.count -= 1;
+            if waiting.count == 0 {
                 sagas.remove(&self.id);
             }
         }

@@ -29,7 +29,7 @@ impl ServerService for ServerEdge {
         _: Request<api::GetServerInfoRequest>,
     ) -> Result<Response<api::GetServerInfoResponse>, Status> {
         let position = *self.hub.position().borrow();
-        let mut features = vec!["catalog".to_owned(), "watch".to_owned()];
+        let mut features = ["catalog", "watch", "saga"].map(str::to_owned).to_vec();
         if self.wakeups.is_listening() {
             features.push("listen".to_owned());
         }

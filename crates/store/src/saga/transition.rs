@@ -158,6 +158,14 @@ impl Kind for SagaTransitions {
         Some(input.transition.id.clone())
     }
 
+    fn lanes(&self) -> usize {
+        match self.db {
+            Db::Postgres { .. } => 2,
+            // There is one writer.
+            Db::Sqlite { .. } => 1,
+        }
+    }
+
     fn size(input: &Pending) -> usize {
         input.transition.machine.len() + input.transition.records.len() + 256
     }

@@ -1,0 +1,278 @@
+//! What the pipeline makes of answers, lost answers and writers that come together.
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, PoisonError},
+};
+
+use futures::FutureExt as _;
+use tokio::sync::Notify;
+
+use super::*;
+
+/// Answers each commit as it was told to, waits for a sign before each, and keeps what it was asked to commit.
+#[derive(Default)]
+struct Scripted {
+    /// How many transactions may be under way; one if zero.
+    lanes: usize,
+    answers: Mutex<VecDeque<Error>>,
+    asked: Mutex<Vec<Vec<usize>>>,
+    begun: Notify,
+    go: Notify,
+}
+
+impl Kind for Arc<Scripted> {
+    type Input = usize;
+    type Output = usize;
+
+    const NAME: &'static str = "scripted";
+
+    /// Those from a thousand on share one.
+    fn conflict_key(input: &usize) -> Option<String> {
+        (*input >= 1_000).then(|| "shared".to_owned())
+    }
+
+    fn lanes(&self) -> usize {
+        self.lanes.max(1)
+    }
+
+    fn size(input: &usize) -> usize {
+        *input
+    }
+
+    async fn commit(&self, inputs: &[Arc<usize>]) -> Result<Vec<Result<usize, Error>>, Error> {
+        self.begun.notify_one();
+        self.go.notified().await;
+        let inputs: Vec<usize> = inputs.iter().map(|input| **input).collect();
+        let lock = |poisoned: PoisonError<_>| poisoned.into_inner();
+        self.asked.lock().unwrap_or_else(lock).push(inputs.clone());
+        let answer = self
+            .answers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop_front();
+        match answer {
+            Some(error) => {
+                self.go.notify_one();
+                Err(error)
+            }
+            None => Ok(inputs.into_iter().map(Ok).collect()),
+        }
+    }
+}
+
+fn scripted(answers: impl IntoIterator<Item = Error>) -> Arc<Scripted> {
+    Arc::new(Scripted {
+        answers: Mutex::new(answers.into_iter().collect()),
+        ..Scripted::default()
+    })
+}
+
+fn source() -> sqlx::Error {
+    sqlx::Error::PoolTimedOut
+}
+
+fn lost() -> Error {
+    Error::Unavailable {
+        outcome: Outcome::Unknown,
+        statement: "",
+        source: source(),
+    }
+}
+
+#[tokio::test]
+async fn after_a_lost_answer_no_refusal_says_that_nothing_was_written() {
+    let refusals: [fn() -> Error; 2] = [
+        || Error::Contended {
+            statement: "",
+            source: source(),
+        },
+        || Error::NotWritable {
+            reason: "it is read-only",
+            source: source(),
+        },
+    ];
+    for refusal in refusals {
+        let kind = scripted(std::iter::once(lost()).chain((0..1_000).map(|_| refusal())));
+        kind.go.notify_one();
+        let pipeline = Pipeline::start(Arc::clone(&kind), Duration::from_millis(100));
+        let outcome = pipeline.submit(1).await;
+        assert!(
+            matches!(
+                outcome,
+                Err(Error::Unavailable {
+                    outcome: Outcome::Unknown,
+                    ..
+                })
+            ),
+            "{outcome:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_write_whose_caller_has_gone_is_not_begun() {
+    let kind = scripted([]);
+    let pipeline = Arc::new(Pipeline::start(Arc::clone(&kind), Duration::from_secs(5)));
+    let mut first = Box::pin(pipeline.submit(1));
+    assert!(futures::poll!(&mut first).is_pending());
+    kind.begun.notified().await;
+    let mut gone = Box::pin(pipeline.submit(2));
+    assert!(futures::poll!(&mut gone).is_pending());
+    let mut last = Box::pin(pipeline.submit(3));
+    assert!(futures::poll!(&mut last).is_pending());
+    drop(gone);
+    kind.go.notify_one();
+    assert!(first.await.is_ok());
+    kind.begun.notified().await;
+    kind.go.notify_one();
+    assert!(last.await.is_ok());
+    let asked = kind.asked.lock().unwrap_or_else(PoisonError::into_inner);
+    assert_eq!(*asked, [[1], [3]]);
+}
+
+/// A pipeline with two lanes, and calls to it that were made one after the other.
+async fn submitted(
+    kind: &Arc<Scripted>,
+    inputs: impl IntoIterator<Item = usize>,
+) -> Vec<tokio::task::JoinHandle<Result<usize, Error>>> {
+    let pipeline = Arc::new(Pipeline::start(Arc::clone(kind), Duration::from_secs(5)));
+    let mut calls = Vec::new();
+    for (at, input) in inputs.into_iter().enumerate() {
+        let pipeline = Arc::clone(&pipeline);
+        calls.push(tokio::spawn(async move { pipeline.submit(input).await }));
+        if at == 0 {
+            kind.begun.notified().await;
+        }
+    }
+    tokio::task::yield_now().await;
+    calls
+}
+
+fn two_lanes() -> Arc<Scripted> {
+    Arc::new(Scripted {
+        lanes: 2,
+        ..Scripted::default()
+    })
+}
+
+#[tokio::test]
+async fn a_second_transaction_begins_beside_the_first_when_it_is_worth_it() {
+    let kind = two_lanes();
+    let calls = submitted(&kind, 0..=LANE).await;
+    // The first is still under way.
+    kind.begun.notified().await;
+    kind.go.notify_one();
+    kind.go.notify_one();
+    for call in calls {
+        assert!(call.await.expect("it did not panic").is_ok());
+    }
+    let asked = kind.asked.lock().unwrap_or_else(PoisonError::into_inner);
+    let sizes: Vec<usize> = asked.iter().map(Vec::len).collect();
+    assert_eq!(sizes, [1, LANE]);
+}
+
+#[tokio::test]
+async fn a_few_writes_wait_for_the_transaction_under_way() {
+    let kind = two_lanes();
+    let calls = submitted(&kind, 0..LANE).await;
+    let second = tokio::time::timeout(Duration::from_millis(50), kind.begun.notified());
+    assert!(second.await.is_err(), "it began");
+    for _ in 0..2 {
+        kind.go.notify_one();
+        tokio::task::yield_now().await;
+    }
+    for call in calls {
+        assert!(call.await.expect("it did not panic").is_ok());
+    }
+}
+
+#[tokio::test]
+async fn writes_with_one_key_are_never_under_way_at_once() {
+    let kind = two_lanes();
+    let calls = submitted(&kind, [1_000, 1_001].into_iter().chain(0..LANE)).await;
+    kind.begun.notified().await;
+    for _ in 0..3 {
+        kind.go.notify_one();
+        kind.begun.notified().now_or_never();
+        tokio::task::yield_now().await;
+    }
+    for call in calls {
+        assert!(call.await.expect("it did not panic").is_ok());
+    }
+    let asked = kind.asked.lock().unwrap_or_else(PoisonError::into_inner);
+    assert_eq!(asked[0], [1_000]);
+    assert_eq!(asked[1], (0..LANE).collect::<Vec<_>>());
+    assert_eq!(asked[2], [1_001]);
+}
+
+#[tokio::test]
+async fn what_gathers_while_the_database_is_away_fails_with_the_batch() {
+    let kind = scripted([Error::Unavailable {
+        outcome: Outcome::NotWritten,
+        statement: "",
+        source: source(),
+    }]);
+    let pipeline = Pipeline::start(Arc::clone(&kind), Duration::from_secs(5));
+    let mut first = Box::pin(pipeline.submit(1));
+    assert!(futures::poll!(&mut first).is_pending());
+    kind.begun.notified().await;
+    let mut second = Box::pin(pipeline.submit(2));
+    assert!(futures::poll!(&mut second).is_pending());
+    kind.go.notify_one();
+    for outcome in [first.await, second.await] {
+        assert!(
+            matches!(
+                outcome,
+                Err(Error::Unavailable {
+                    outcome: Outcome::NotWritten,
+                    ..
+                })
+            ),
+            "{outcome:?}"
+        );
+    }
+    let asked = kind.asked.lock().unwrap_or_else(PoisonError::into_inner);
+    assert_eq!(*asked, [[1]]);
+}
+
+#[tokio::test]
+async fn a_commit_that_is_never_answered_is_given_up_at_the_deadline() {
+    let kind = scripted([]);
+    let pipeline = Pipeline::start(Arc::clone(&kind), Duration::from_millis(50));
+    let outcome = pipeline.submit(1).await;
+    assert!(
+        matches!(
+            outcome,
+            Err(Error::Unavailable {
+                outcome: Outcome::Unknown,
+                ..
+            })
+        ),
+        "{outcome:?}"
+    );
+}
+
+#[tokio::test]
+async fn what_waits_is_bounded_in_bytes() {
+    let kind = scripted([]);
+    let pipeline = Pipeline::start(Arc::clone(&kind), Duration::from_secs(5));
+    let half = QUEUE_BYTES as usize / 2;
+    let (first, refused) = tokio::join!(
+        biased;
+        async { tokio::join!(pipeline.submit(half), pipeline.submit(half)) },
+        async {
+            let refused = pipeline.submit(1).await;
+            // Each of the two is a transaction of its own.
+            for _ in 0..2 {
+                kind.begun.notified().await;
+                kind.go.notify_one();
+            }
+            refused
+        },
+    );
+    assert!(matches!(refused, Err(Error::Overloaded)), "{refused:?}");
+    assert!(first.0.is_ok() && first.1.is_ok());
+    kind.go.notify_one();
+    assert!(pipeline.submit(1).await.is_ok(), "room was given back");
+}
