@@ -10,6 +10,9 @@ const FILES: &[&str] = &[
     "steadfast/watch/v1/watch.proto",
     "steadfast/saga/v1/definition.proto",
     "steadfast/saga/v1/saga.proto",
+    "steadfast/drift/v1/resource.proto",
+    "steadfast/drift/v1/drift.proto",
+    "steadfast/drift/v1/policy.proto",
     "steadfast/admin/v1/server.proto",
     "steadfast/admin/v1/schedule.proto",
 ];

@@ -55,6 +55,14 @@ pub mod saga {
     }
 }
 
+/// Resources, their drifts and policies.
+pub mod drift {
+    /// `steadfast.drift.v1`.
+    pub mod v1 {
+        tonic::include_proto!("steadfast.drift.v1");
+    }
+}
+
 /// Administration.
 pub mod admin {
     /// `steadfast.admin.v1`.

@@ -1,6 +1,7 @@
 //! Integration tests against the real binary; the tree mirrors the API.
 
 mod cli;
+mod drift;
 mod faults;
 mod foreign;
 mod history;

@@ -67,6 +67,14 @@ pub(crate) enum SagaPart {
     Recover,
 }
 
+/// How much of the measurement of drifts is done.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DriftArgs {
+    /// How many resources there are, one measurement after the other; the figures that are aimed at are those of the last
+    #[arg(long, value_delimiter = ',', value_name = "N,…", default_values_t = [10_000, 100_000])]
+    pub(crate) resources: Vec<u32>,
+}
+
 /// How results are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
@@ -106,6 +114,14 @@ pub(crate) enum Command {
     /// and above one commit per step, `saga.recover_s` at most the default lease plus 5; on SQLite (synchronous=FULL)
     /// `saga.sqlite_steps_per_s_50` at least 10,000.
     Saga(SagaArgs),
+    /// Fields compared per second, what a sweep writes, and reports per second
+    ///
+    /// 10,000 and 100,000 resources of 20 fields whose observations differ from their specs in form and not in meaning, with
+    /// none, one in a hundred and all of them drifted, on PostgreSQL (fsync on). The floor of a full sweep, without any gRPC,
+    /// reads the same documents and does nothing with them. `drift.full_fields_per_s` should be at least 1,000,000,
+    /// `drift.incremental_ms` after 100 changed resources at most 50, `drift.report_per_s` with all changed at least 20,000,
+    /// `drift.cost_ratio` of a resource among 100,000 over one among 10,000 at most 1.2, and `drift.rss_growth_mib` at most 32.
+    Drift(DriftArgs),
     /// What the measurements start beside the server
     #[command(subcommand, hide = true)]
     Floor(FloorCommand),

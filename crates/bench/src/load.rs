@@ -4,6 +4,7 @@
 //! requests are encoded, the answers are counted and dropped. Any call that fails ends the measurement.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::Arc,
     time::{Duration, Instant},
@@ -12,6 +13,7 @@ use std::{
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use rand::{SeedableRng as _, rngs::SmallRng};
+use steadfast_testkit::process::Server;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -205,4 +207,18 @@ async fn call_until(
             seen.latencies.push(u32::try_from(took).unwrap_or(u32::MAX));
         }
     }
+}
+
+/// The server's metrics by name with labels.
+pub(crate) async fn metrics(server: &Server) -> Result<BTreeMap<String, f64>, Error> {
+    let url = server.http_url();
+    let address = url.trim_start_matches("http://").trim_end_matches('/');
+    let text = http_get(address, "/metrics").await?;
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    Ok(lines
+        .filter_map(|line| {
+            let (name, value) = line.rsplit_once(' ')?;
+            Some((name.to_owned(), value.parse().ok()?))
+        })
+        .collect())
 }

@@ -10,6 +10,7 @@ mod args;
 mod catalogue;
 mod child;
 mod codec;
+mod drift;
 mod error;
 mod floor;
 mod load;
@@ -53,6 +54,7 @@ fn run(cli: Cli) -> Result<(), Error> {
             Command::Publish => publish::run(&cli.options).await?,
             Command::Refresh => refresh::run(&cli.options).await?,
             Command::Saga(saga) => saga::run(&cli.options, saga).await?,
+            Command::Drift(drift) => drift::run(&cli.options, drift).await?,
         };
         match cli.options.output {
             Format::Table => println!("{}", table::render(&report)),

@@ -1,16 +1,18 @@
 //! The command line.
 
-use std::time::Duration;
+use std::{process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     commands::{
-        completions::CompletionsArgs, config::ConfigCommand, init::InitArgs, man::ManArgs,
-        migrate::MigrateArgs, package::PackageCommand, publish::PublishArgs, refresh::RefreshArgs,
-        saga::SagaCommand, schedule::ScheduleCommand, schema::SchemaCommand, serve::ServeArgs,
-        watch::WatchArgs,
+        completions::CompletionsArgs, config::ConfigCommand, drift::DriftCommand, init::InitArgs,
+        inventory::InventoryCommand, man::ManArgs, migrate::MigrateArgs, package::PackageCommand,
+        policy::PolicyCommand, publish::PublishArgs, refresh::RefreshArgs,
+        resource::ResourceCommand, saga::SagaCommand, schedule::ScheduleCommand,
+        schema::SchemaCommand, serve::ServeArgs, watch::WatchArgs,
     },
+    failure::Exit,
     version,
 };
 
@@ -25,7 +27,9 @@ Exit codes:
   6  the document does not fit its schema (schema validate), or the definition is invalid (saga validate, define, start)
   7  the saga was rolled back (saga watch, saga start --wait)
   8  the saga is stuck and needs a person (saga watch, saga start --wait)
-  9  the saga was abandoned (saga watch, saga start --wait)";
+  9  the saga was abandoned (saga watch, saga start --wait)
+
+`drift detect` has its own: 0 in sync, 2 drifted, 1 for every error, also on the command line.";
 
 /// Keeps every copy of a truth in agreement with it.
 #[derive(Debug, Parser)]
@@ -117,6 +121,18 @@ pub(crate) enum Command {
     /// Define, start, follow and steer changes of several steps
     #[command(subcommand)]
     Saga(SagaCommand),
+    /// Keep what was asked for, and what providers say is there
+    #[command(subcommand)]
+    Resource(ResourceCommand),
+    /// Look at everything that a provider runs
+    #[command(subcommand)]
+    Inventory(InventoryCommand),
+    /// Find where resources differ from their specs, and decide about it
+    #[command(subcommand)]
+    Drift(DriftCommand),
+    /// Say what is to be done about drifts
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Announce a change of a topic of your own
     Publish(PublishArgs),
     /// Show the newest revision
@@ -128,6 +144,28 @@ pub(crate) enum Command {
     Completions(CompletionsArgs),
     /// Write manual pages into a folder
     Man(ManArgs),
+}
+
+/// Tells what is wrong with the command line, or what was asked for, such as the help; with the exit code that belongs to it.
+pub(crate) fn refused(error: &clap::Error) -> ExitCode {
+    // If there is nobody to tell, the exit code is all that can be said.
+    let _ = error.print();
+    let words: Vec<_> = std::env::args().skip(1).collect();
+    usage_exit(error.exit_code(), &words)
+}
+
+/// For `drift detect` 2 means that something drifted: a script must not take a mistyped option for that.
+fn usage_exit(code: i32, words: &[String]) -> ExitCode {
+    let detects = words
+        .iter()
+        .skip_while(|word| *word != "drift")
+        .nth(1)
+        .is_some_and(|word| word == "detect");
+    match u8::try_from(code) {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(code) if !detects => ExitCode::from(code),
+        _ => Exit::Error.into(),
+    }
 }
 
 const MAX_DURATION: Duration = Duration::from_secs(3_600);
@@ -148,6 +186,38 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         return Err("allowed are 1ms to 60m".to_owned());
     }
     Ok(duration)
+}
+
+/// The longest span, a leap year.
+const MAX_SPAN: Duration = Duration::from_secs(366 * 86_400);
+
+/// A number with `s`, `m`, `h` or `d`, for what lasts longer than a call.
+pub(crate) fn parse_span(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|char: char| char.is_ascii_alphabetic());
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "write a number and s, m, h or d, for example 2h".to_owned())?;
+    let seconds = match &text[digits.len()..] {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        "" => return Err("write the unit: s, m, h or d".to_owned()),
+        unit => return Err(format!("unknown unit {unit:?}; use s, m, h or d")),
+    };
+    let span = Duration::from_secs(number.saturating_mul(seconds));
+    if span.is_zero() || span > MAX_SPAN {
+        return Err("allowed are 1s to 366d".to_owned());
+    }
+    Ok(span)
+}
+
+/// Reads `KEY=VALUE`.
+pub(crate) fn key_and_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write KEY=VALUE".to_owned()),
+    }
 }
 
 #[cfg(test)]
@@ -182,6 +252,54 @@ mod tests {
             "1.5s",
         ] {
             assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn pairs_are_split_at_the_first_sign() {
+        assert_eq!(
+            key_and_value("a=b=c"),
+            Ok(("a".to_owned(), "b=c".to_owned()))
+        );
+        assert_eq!(key_and_value("a="), Ok(("a".to_owned(), String::new())));
+        assert!(key_and_value("=a").is_err() && key_and_value("a").is_err());
+    }
+
+    #[test]
+    fn a_mistyped_detection_is_no_drift() {
+        let exit = |code, line: &str| {
+            let words: Vec<_> = line.split_whitespace().map(str::to_owned).collect();
+            format!("{:?}", usage_exit(code, &words))
+        };
+        let of = |code: u8| format!("{:?}", ExitCode::from(code));
+        assert_eq!(exit(2, "drift detect --ful"), of(1));
+        assert_eq!(exit(2, "-o json drift detect x"), of(1));
+        assert_eq!(exit(0, "drift detect --help"), of(0));
+        assert_eq!(exit(2, "drift list detect"), of(2));
+        assert_eq!(exit(2, "head --x"), of(2));
+    }
+
+    #[test]
+    fn spans_need_a_unit() {
+        for (text, seconds) in [
+            ("90s", 90),
+            ("5m", 300),
+            ("2h", 7_200),
+            ("366d", 31_622_400),
+        ] {
+            assert_eq!(parse_span(text), Ok(Duration::from_secs(seconds)));
+        }
+        for text in [
+            "",
+            "h",
+            "2",
+            "0s",
+            "367d",
+            "1w",
+            "-1h",
+            "99999999999999999d",
+        ] {
+            assert!(parse_span(text).is_err(), "{text}");
         }
     }
 
@@ -270,6 +388,51 @@ mod tests {
             ),
             ("steadfast saga list --state done", false),
             ("steadfast saga watch 0190 --after 3 --through-stuck", true),
+            (
+                "steadfast resource record do/droplet/7 --spec f --pending",
+                true,
+            ),
+            ("steadfast resource record do/droplet --spec f", false),
+            ("steadfast resource record do/droplet/7", false),
+            (
+                "steadfast resource report do/droplet/a/b --attributes f --age 5m",
+                true,
+            ),
+            ("steadfast resource report do/droplet/7 --gone", true),
+            (
+                "steadfast resource report do/droplet/7 --gone --attributes f",
+                false,
+            ),
+            ("steadfast resource report --from f --inventory 0190", true),
+            ("steadfast resource report", false),
+            (
+                "steadfast resource list --verdict drifted --label a=b",
+                true,
+            ),
+            (
+                "steadfast inventory begin do --type droplet --type volume",
+                true,
+            ),
+            ("steadfast inventory end 0190 --complete", true),
+            ("steadfast inventory end 0190 --failed reason", true),
+            ("steadfast inventory end 0190", false),
+            ("steadfast drift detect", true),
+            ("steadfast drift detect do/droplet/7 --full", true),
+            ("steadfast drift detect do/droplet/7 --label a=b", false),
+            ("steadfast drift accept 0190@3 0191@1 --reason r", true),
+            ("steadfast drift accept 0190 --reason r", false),
+            ("steadfast drift snooze 0190@3 --for 2h --reason r", true),
+            ("steadfast drift snooze 0190@3 --end --reason r", true),
+            ("steadfast drift snooze 0190@3 --reason r", false),
+            (
+                "steadfast policy create p --path /a --handling ignore --reason r --expires 30d",
+                true,
+            ),
+            (
+                "steadfast policy create p --window 0,3 --handling ignored",
+                false,
+            ),
+            ("steadfast policy create", false),
             ("steadfast package resolve", false),
             ("steadfast completions bash", true),
             ("steadfast completions tcl", false),

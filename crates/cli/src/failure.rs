@@ -23,6 +23,8 @@ pub(crate) enum Exit {
     Compensated = 7,
     Stuck = 8,
     Abandoned = 9,
+    /// `drift detect` found drifts; the number is 2, which that command means nothing else by.
+    Drifted = 10,
 }
 
 /// A command that did not do what it was asked.
@@ -38,7 +40,10 @@ pub(crate) struct Failure {
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        Self::from(exit as u8)
+        Self::from(match exit {
+            Exit::Drifted => 2,
+            other => other as u8,
+        })
     }
 }
 

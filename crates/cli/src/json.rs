@@ -31,7 +31,16 @@ macro_rules! enum_name {
     };
 }
 
+pub(crate) mod drift;
 pub(crate) mod saga;
+
+/// A document of the server; as a text if it is none, which would be the server's mistake.
+fn document(text: &str) -> Value {
+    match text {
+        "" => Value::Null,
+        text => serde_json::from_str(text).unwrap_or_else(|_| text.into()),
+    }
+}
 
 pub(crate) fn refresh_state(value: i32) -> String {
     enum_name!(value, RefreshState, "REFRESH_STATE_")

@@ -7,6 +7,10 @@ use steadfast_api::{
     admin::v1::{
         schedule_service_client::ScheduleServiceClient, server_service_client::ServerServiceClient,
     },
+    drift::v1::{
+        drift_service_client::DriftServiceClient, policy_service_client::PolicyServiceClient,
+        resource_service_client::ResourceServiceClient,
+    },
     registry::v1::{
         refresh_service_client::RefreshServiceClient,
         registry_service_client::RegistryServiceClient,
@@ -133,6 +137,24 @@ impl Connection {
     #[must_use]
     pub fn sagas(&self) -> SagaServiceClient<Unary> {
         SagaServiceClient::new(self.unary()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// Specs and observations.
+    #[must_use]
+    pub fn resources(&self) -> ResourceServiceClient<Unary> {
+        ResourceServiceClient::new(self.unary()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// Drifts, and sweeps for them.
+    #[must_use]
+    pub fn drifts(&self) -> DriftServiceClient<Unary> {
+        DriftServiceClient::new(self.unary()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// What is to be done about drifts.
+    #[must_use]
+    pub fn policies(&self) -> PolicyServiceClient<Unary> {
+        PolicyServiceClient::new(self.unary()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// Waits for a unary call, at most as long as its deadline.

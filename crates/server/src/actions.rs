@@ -1,11 +1,13 @@
 //! The actions that this program has: what a saga's steps can do here.
 //!
 //! The engine knows actions by an interface; the things that they act on know nothing of sagas. They meet here: `http` over the one
-//! crate that sends requests, `publish` over the change log, `registry.refresh` over the catalogue. Each makes its effect safe to
+//! crate that sends requests, `publish` over the change log, `registry.refresh` over the catalogue, `resource.record` over what
+//! was asked for. Each makes its effect safe to
 //! repeat with the idempotency key of the attempt, and sorts what happened into done, not done and unknown.
 
 mod http;
 mod publish;
+mod record;
 mod refresh;
 #[cfg(test)]
 mod tests;
@@ -13,6 +15,7 @@ mod tests;
 use std::sync::Arc;
 
 use steadfast_catalog::Catalog;
+use steadfast_drift::Rules;
 use steadfast_saga::{Actions, Outcome};
 use steadfast_store::{Error as StoreError, Outcome as Written, Store, Wakeups};
 use steadfast_upstream::{HttpAction, HttpActionOptions};
@@ -32,6 +35,7 @@ pub(crate) fn actions(
     store: &Store,
     wakeups: &Wakeups,
     catalog: &Catalog,
+    rules: &Arc<Rules>,
 ) -> Result<Actions, steadfast_upstream::Error> {
     let publish = publish::PublishAct {
         store: store.clone(),
@@ -44,6 +48,11 @@ pub(crate) fn actions(
     let refresh = refresh::RefreshAct {
         catalog: catalog.clone(),
     };
+    let record = record::RecordAct {
+        store: store.clone(),
+        wakeups: wakeups.clone(),
+        rules: Arc::clone(rules),
+    };
     let http = http::HttpAct {
         action: HttpAction::new(HttpActionOptions {
             allow_local: config.saga.http_allow_local,
@@ -54,6 +63,7 @@ pub(crate) fn actions(
     Ok(Actions::new()
         .with_builtin("publish", Arc::new(publish))
         .with_builtin("registry.refresh", Arc::new(refresh))
+        .with_builtin("resource.record", Arc::new(record))
         .with_http(Arc::new(http)))
 }
 

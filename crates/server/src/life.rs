@@ -3,8 +3,13 @@
 use std::{io, io::Write as _, net::SocketAddr, sync::Arc, time::Duration};
 
 use steadfast_catalog::Catalog;
-use steadfast_saga::{Engine, Options as SagaOptions, SecretPlaces};
-use steadfast_store::{MigrateReport, Options as StoreOptions, Retention, Store, Wakeups};
+use steadfast_drift::{HashKey, MIN_KEY_BYTES, SweepOptions, Sweeper};
+use steadfast_saga::{
+    Engine, Options as SagaOptions, SecretError, SecretPlaces, SecretSource as _,
+};
+use steadfast_store::{
+    DriftRetention, MigrateReport, Options as StoreOptions, Retention, Store, Wakeups,
+};
 use steadfast_types::{ReplicaId, Timestamp};
 use steadfast_watch::{Hub, Options as HubOptions};
 use tokio::net::TcpListener;
@@ -12,7 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     VERSION, actions,
-    config::Config,
+    config::{Config, Schedule},
     grpc::{self, Serving},
     health::Health,
     http, maintenance, metric,
@@ -60,6 +65,17 @@ pub enum Error {
         /// What is wrong with it.
         error: steadfast_upstream::InvalidName,
     },
+    /// The secret that `drift.hash_key` names cannot be had.
+    #[error("drift.hash_key: {0}")]
+    HashKey(SecretError),
+    /// It is too short.
+    #[error(
+        "drift.hash_key: the secret {0} has fewer than {MIN_KEY_BYTES} bytes: draw a longer one, for example with `openssl rand -hex 32`"
+    )]
+    ShortHashKey(String),
+    /// What is declared of comparisons cannot be.
+    #[error("drift.comparator: {0}")]
+    Comparator(String),
     /// A port cannot be had.
     #[error("cannot listen on {address} ({source}): {}", remedy(.source, .flag))]
     Bind {
@@ -139,10 +155,11 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), Error> {
         &tasks,
     )
     .await?;
+    let rules = Arc::new(rules(&config)?);
     let sagas = Engine::start_engine(
         store.clone(),
         wakeups.clone(),
-        actions::actions(&config, &store, &wakeups, &catalog)?,
+        actions::actions(&config, &store, &wakeups, &catalog, &rules)?,
         Arc::new(SecretPlaces::new(config.saga.secrets_dir.clone())),
         SagaOptions {
             lease_duration: config.lease.duration,
@@ -151,7 +168,18 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), Error> {
         &stop,
         &tasks,
     );
-    let scheduler = Scheduler::new(store.clone(), planned(&config, &catalog));
+    let sweeper = Sweeper::new(
+        store.clone(),
+        wakeups.clone(),
+        rules,
+        SweepOptions {
+            lease_duration: config.lease.duration,
+            ..SweepOptions::new(replica)
+        },
+    );
+    sweeper.adopt_rules().await?;
+    tasks.spawn(sweeper.clone().run(stop.clone()));
+    let scheduler = Scheduler::new(store.clone(), planned(&config, &catalog, &sweeper));
     scheduler.record().await?;
 
     let grpc_listener = bind(config.server.grpc, "--listen-grpc").await?;
@@ -166,6 +194,7 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), Error> {
         wakeups,
         catalog,
         sagas,
+        sweeper,
         scheduler: scheduler.clone(),
         replica,
         started,
@@ -182,6 +211,15 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), Error> {
         age: config.watch.retention,
         revisions: u32::try_from(config.watch.retention_revisions).unwrap_or(u32::MAX),
         floor: RETENTION_FLOOR,
+    };
+    let drift_retention = DriftRetention {
+        drifts: config.drift.history,
+        events: config.drift.history,
+        inventories: config.drift.inventory_history,
+    };
+    let retention = maintenance::Keep {
+        log: retention,
+        drift: drift_retention,
     };
     let maintenance = maintenance::run(store.clone(), replica, config.lease.duration, retention);
     tasks.spawn(stop.clone().run_until_cancelled_owned(maintenance));
@@ -350,12 +388,52 @@ fn hub_options(config: &Config) -> HubOptions {
     }
 }
 
-fn planned(config: &Config, catalog: &Catalog) -> Vec<Planned> {
-    let Some(schedule) = &config.catalog.refresh_schedule else {
-        return Vec::new();
+/// What is declared of comparisons, with the key that secrets are hashed with.
+fn rules(config: &Config) -> Result<steadfast_drift::Rules, Error> {
+    let key = match &config.drift.hash_key {
+        None => None,
+        Some(name) => {
+            let places = SecretPlaces::new(config.saga.secrets_dir.clone());
+            let secret = places.secret(name).map_err(Error::HashKey)?;
+            Some(HashKey::new(&secret).ok_or_else(|| Error::ShortHashKey(name.clone()))?)
+        }
     };
+    config.drift.rules(key).map_err(|problems| {
+        let first = problems.into_iter().next();
+        Error::Comparator(first.map_or_else(String::new, |problem| problem.message))
+    })
+}
+
+fn planned(config: &Config, catalog: &Catalog, sweeper: &Sweeper) -> Vec<Planned> {
+    let refresh = config.catalog.refresh_schedule.as_ref();
+    let sweep = config.drift.sweep_schedule.as_ref();
+    let refresh = refresh.map(|schedule| planned_refresh(schedule, catalog));
+    let sweep = sweep.map(|schedule| planned_sweep(schedule, sweeper));
+    refresh.into_iter().chain(sweep).collect()
+}
+
+fn planned_sweep(schedule: &Schedule, sweeper: &Sweeper) -> Planned {
+    let sweeper = sweeper.clone();
+    Planned {
+        name: SWEEP_SCHEDULE,
+        expression: schedule.expression.clone(),
+        cron: schedule.cron.clone(),
+        zone: schedule.time_zone,
+        work: std::sync::Arc::new(move || {
+            let sweeper = sweeper.clone();
+            Box::pin(async move {
+                let asked = sweeper.ask_due(&format!("schedule:{SWEEP_SCHEDULE}")).await;
+                asked
+                    .map(|asked| format!("sweep {}", asked.row.id))
+                    .map_err(|error| error.to_string())
+            })
+        }),
+    }
+}
+
+fn planned_refresh(schedule: &Schedule, catalog: &Catalog) -> Planned {
     let catalog = catalog.clone();
-    vec![Planned {
+    Planned {
         name: REFRESH_SCHEDULE,
         expression: schedule.expression.clone(),
         cron: schedule.cron.clone(),
@@ -368,11 +446,14 @@ fn planned(config: &Config, catalog: &Catalog) -> Vec<Planned> {
                     .map_err(|error| error.to_string())
             })
         }),
-    }]
+    }
 }
 
 /// The schedule that `catalog.refresh_schedule` configures.
 const REFRESH_SCHEDULE: &str = "refresh";
+
+/// The schedule that `drift.sweep_schedule` configures.
+const SWEEP_SCHEDULE: &str = "drift-sweep";
 
 /// The signals that end a replica.
 struct Signals {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use steadfast_store::{Error, Retention, Store};
+use steadfast_store::{DriftRetention, Error, Retention, Store};
 use steadfast_types::ReplicaId;
 
 /// How often there is something to look at.
@@ -10,18 +10,24 @@ const INTERVAL: Duration = Duration::from_secs(60);
 /// A pause between two batches, so that others get the database.
 const BETWEEN_BATCHES: Duration = Duration::from_millis(50);
 const LEASE: &str = "maintenance";
+/// An inventory that nobody ended for this long fails, as the contract says.
+const INVENTORY_AGE: Duration = Duration::from_secs(86_400);
+
+/// What is kept.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Keep {
+    /// Of the change log.
+    pub(crate) log: Retention,
+    /// Of drifts and what led to them.
+    pub(crate) drift: DriftRetention,
+}
 
 /// Runs for ever; the caller drops it.
-pub(crate) async fn run(
-    store: Store,
-    replica: ReplicaId,
-    lease_duration: Duration,
-    retention: Retention,
-) {
+pub(crate) async fn run(store: Store, replica: ReplicaId, lease_duration: Duration, keep: Keep) {
     loop {
         // Spread over replicas.
         tokio::time::sleep(INTERVAL.mul_f64(0.5 + rand::random::<f64>())).await;
-        if let Err(error) = once(&store, replica, lease_duration, retention).await {
+        if let Err(error) = once(&store, replica, lease_duration, keep).await {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "maintenance did not finish; it is tried again later"
@@ -34,25 +40,28 @@ async fn once(
     store: &Store,
     replica: ReplicaId,
     lease_duration: Duration,
-    retention: Retention,
+    keep: Keep,
 ) -> Result<(), Error> {
     let Some(lease) = store.claim_lease(LEASE, replica, lease_duration).await? else {
         return Ok(());
     };
-    let (mut revisions, mut requests) = (0, 0);
+    let (mut revisions, mut requests, mut drift) = (0, 0, 0);
+    let inventories = store.fail_abandoned_inventories(INVENTORY_AGE).await?;
     loop {
-        let compacted = store.compact(&lease, retention).await?;
+        let compacted = store.compact(&lease, keep.log).await?;
         let pruned = store.prune_requests().await?;
+        let drifts = store.prune_drift(&keep.drift).await?;
         revisions += compacted;
         requests += pruned;
-        if compacted + pruned == 0 {
+        drift += drifts;
+        if compacted + pruned + drifts == 0 {
             break;
         }
         tokio::time::sleep(BETWEEN_BATCHES).await;
         store.renew_lease(&lease).await?;
     }
-    if revisions + requests > 0 {
-        tracing::info!(revisions, requests, "compacted");
+    if revisions + requests + drift + inventories > 0 {
+        tracing::info!(revisions, requests, drift, inventories, "compacted");
     }
     store.release_lease(&lease).await
 }

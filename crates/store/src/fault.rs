@@ -99,7 +99,8 @@ impl Passage {
     pub(crate) fn new(faults: &Faults) -> Self {
         Self {
             faults: faults.clone(),
-            ..Self::default()
+            #[cfg(feature = "faults")]
+            names: Vec::new(),
         }
     }
 

@@ -118,6 +118,28 @@ static COUNT: Sql = Sql {
     sqlite: None,
 };
 
+/// A page of both documents of resources, and nothing else.
+static DOCUMENTS: Sql = Sql {
+    name: "floor_documents",
+    postgres: Some(
+        "SELECT r.key, r.spec, l.attributes FROM drift_resource r JOIN LATERAL \
+         (SELECT * FROM drift_live l WHERE l.key = r.key LIMIT 1) l ON true WHERE r.key > $1 ORDER BY r.key LIMIT $2",
+    ),
+    sqlite: Some(
+        "SELECT r.key, r.spec, l.attributes FROM drift_resource r JOIN drift_live l ON l.key = r.key \
+         WHERE r.key > $1 ORDER BY r.key LIMIT $2",
+    ),
+};
+
+/// How many rows were written since the statistics began; PostgreSQL only.
+static ROWS: Sql = Sql {
+    name: "floor_rows",
+    postgres: Some(
+        "SELECT CAST(sum(n_tup_ins + n_tup_upd + n_tup_del) AS BIGINT) AS revision FROM pg_stat_user_tables",
+    ),
+    sqlite: None,
+};
+
 static VERSION: Sql = Sql {
     name: "floor_version",
     postgres: Some("SELECT current_setting('server_version') AS value"),
@@ -263,6 +285,33 @@ impl Floor {
             return Err(Error::Corrupt("floor_saga"));
         }
         Ok(())
+    }
+
+    /// Reads both documents of all resources of a server's own database, in pages of this many, and returns how many resources
+    /// there are.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn read_documents(&self, page: i64) -> Result<usize, Error> {
+        let (mut after, mut count) = (0, 0);
+        loop {
+            let read = self.db.read(&DOCUMENTS).bind(after).bind(page);
+            let rows: Vec<(i64, String, String)> = read.all().await?;
+            let Some(last) = rows.last() else {
+                return Ok(count);
+            };
+            after = last.0;
+            count += rows.len();
+        }
+    }
+
+    /// How many rows were written so far, as the database counts them: it does so a second or more later. PostgreSQL only.
+    ///
+    /// # Errors
+    /// If the database does not answer, or is SQLite.
+    pub async fn rows_written(&self) -> Result<i64, Error> {
+        let row: Revision = self.db.read(&ROWS).one().await?;
+        Ok(row.revision)
     }
 
     /// What the database takes on disk; PostgreSQL only.

@@ -6,6 +6,7 @@
 //! whose fence is checked inside the writing transaction (`lease`).
 
 mod compact;
+mod drift;
 mod engine;
 mod error;
 pub mod fault;
@@ -35,6 +36,14 @@ mod wake;
 use std::{fs::File, sync::Arc};
 
 pub use compact::Retention;
+pub use drift::{
+    AcceptScene, AcceptWrite, Accepted, AppliedPage, Compared, DRIFT_TOPIC, DriftClose,
+    DriftEventRow, DriftFilter, DriftOpen, DriftRetention, DriftRow, DriftUpdate, DueResource,
+    FailedLook, InventoryEnd, InventoryEnded, InventoryFilter, InventoryRow, NewRecord, NewReports,
+    NewSweep, Observed, OpenDrift, POLICY_TOPIC, PastDrift, PolicyRow, PolicyWrite, PolicyWritten,
+    RESOURCE_KEY_PREFIX, RESOURCE_TOPIC, Recorded, ReportOutcome, Reported, ResourceFilter,
+    ResourceName, ResourceRow, SnoozeWrite, SweepAsked, SweepResource, SweepRow, SweepWrite,
+};
 pub use error::{Error, Outcome};
 pub use lease::Lease;
 pub use log::{Change, Entry, Head, Landed, Located, Op, Page, Read};
@@ -55,6 +64,7 @@ pub use schedule::Schedule;
 pub use schema::{SchemaBlob, SchemaRow, SchemaWrite};
 pub use wake::Wakeups;
 
+use drift::{Records, Reports};
 use engine::Db;
 use pipeline::Pipeline;
 use publish::Publishes;
@@ -71,6 +81,8 @@ struct Inner {
     publishes: Pipeline<Publishes>,
     sagas: Pipeline<SagaTransitions>,
     saga_starts: Pipeline<SagaStarts>,
+    drift_records: Pipeline<Records>,
+    drift_reports: Pipeline<Reports>,
     /// Held, not read: it keeps a second server off the same SQLite file.
     _lock: Option<File>,
 }
@@ -88,12 +100,16 @@ impl Store {
         let publishes = Pipeline::start(Publishes { db: db.clone() }, options.write_deadline);
         let sagas = Pipeline::start(SagaTransitions { db: db.clone() }, options.write_deadline);
         let saga_starts = Pipeline::start(SagaStarts { db: db.clone() }, options.write_deadline);
+        let drift_records = Pipeline::start(Records { db: db.clone() }, options.write_deadline);
+        let drift_reports = Pipeline::start(Reports { db: db.clone() }, options.write_deadline);
         Ok(Self {
             inner: Arc::new(Inner {
                 db,
                 publishes,
                 sagas,
                 saga_starts,
+                drift_records,
+                drift_reports,
                 _lock: lock,
             }),
         })
@@ -140,6 +156,14 @@ impl Store {
         &self.inner.saga_starts
     }
 
+    pub(crate) fn drift_records(&self) -> &Pipeline<Records> {
+        &self.inner.drift_records
+    }
+
+    pub(crate) fn drift_reports(&self) -> &Pipeline<Reports> {
+        &self.inner.drift_reports
+    }
+
     pub(crate) fn publishes(&self) -> &Pipeline<Publishes> {
         &self.inner.publishes
     }
@@ -158,6 +182,7 @@ impl std::fmt::Debug for Store {
 fn all_statements() -> Vec<&'static engine::Sql> {
     [
         compact::STATEMENTS,
+        &drift::statements(),
         lease::STATEMENTS,
         log::STATEMENTS,
         meta::STATEMENTS,

@@ -3,13 +3,13 @@
 use serde_json::Value;
 use steadfast_testkit::{NpmServer, Server};
 
-use crate::scene::{Engine, NoRegistry, Scene, configuration, eventually, registry};
+use crate::scene::{Engine, Scene, configuration, eventually, registry};
 
 /// Never due by itself while a test runs, not even across a minute's end.
 fn once_a_year(npm: &NpmServer) -> String {
     let source = configuration(npm, &["left-pad"]);
     format!(
-        "[catalog]\nrefresh_schedule = \"0 3 1 7 *\"\nrefresh_time_zone = \"Europe/Vienna\"\n{source}"
+        "[drift]\nsweep_schedule = \"\"\n[catalog]\nrefresh_schedule = \"0 3 1 7 *\"\nrefresh_time_zone = \"Europe/Vienna\"\n{source}"
     )
 }
 
@@ -77,8 +77,9 @@ async fn a_schedule_is_run_paused_and_resumed() {
 
 #[tokio::test]
 async fn no_schedule_says_how_to_have_one() {
-    let scene = NoRegistry::start(Engine::Sqlite).await;
-    let list = scene.server.cli(&["schedule", "list"]).await;
+    let builder = Server::builder().configuration("[drift]\nsweep_schedule = \"\"\n");
+    let server = builder.start().await;
+    let list = server.cli(&["schedule", "list"]).await;
     assert!(
         list.success().contains("catalog.refresh_schedule"),
         "{list:?}"

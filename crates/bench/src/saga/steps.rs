@@ -1,9 +1,6 @@
 //! Sagas of ten steps: one at a time, and many in flight.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use steadfast_api::{
     saga::v1::saga_service_client::SagaServiceClient,
@@ -185,7 +182,7 @@ struct Counters {
 
 impl Counters {
     async fn read(server: &Server) -> Result<Self, Error> {
-        let metrics = metrics(server).await?;
+        let metrics = load::metrics(server).await?;
         let of = |name: &str| metrics.get(name).copied().unwrap_or_default();
         let channel = load::connect(server.grpc_address()).await?;
         let head = WatchServiceClient::new(channel)
@@ -204,18 +201,4 @@ impl Counters {
             machine: process::machine_cpu_time()?,
         })
     }
-}
-
-/// The server's metrics by name with labels.
-async fn metrics(server: &Server) -> Result<BTreeMap<String, f64>, Error> {
-    let url = server.http_url();
-    let address = url.trim_start_matches("http://").trim_end_matches('/');
-    let text = load::http_get(address, "/metrics").await?;
-    let lines = text.lines().filter(|line| !line.starts_with('#'));
-    Ok(lines
-        .filter_map(|line| {
-            let (name, value) = line.rsplit_once(' ')?;
-            Some((name.to_owned(), value.parse().ok()?))
-        })
-        .collect())
 }

@@ -2,18 +2,24 @@
 
 pub(crate) mod completions;
 pub(crate) mod config;
+pub(crate) mod document;
+pub(crate) mod drift;
 pub(crate) mod head;
 pub(crate) mod init;
+pub(crate) mod inventory;
 pub(crate) mod man;
 pub(crate) mod migrate;
 pub(crate) mod package;
+pub(crate) mod policy;
 pub(crate) mod publish;
 pub(crate) mod refresh;
+pub(crate) mod resource;
 pub(crate) mod saga;
 pub(crate) mod schedule;
 pub(crate) mod schema;
 pub(crate) mod serve;
 pub(crate) mod watch;
+pub(crate) mod who;
 
 use steadfast_client::{Connection, connect};
 
@@ -55,6 +61,10 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Watch(args) => watch::run(args, &session).await,
         Command::Publish(args) => publish::run(args, &session).await,
         Command::Saga(command) => saga::run(command, &session).await,
+        Command::Resource(command) => resource::run(command, &session).await,
+        Command::Inventory(command) => inventory::run(command, &session).await,
+        Command::Drift(command) => drift::run(command, &session).await,
+        Command::Policy(command) => policy::run(command, &session).await,
         Command::Head => head::run(&session).await,
         Command::Schedule(command) => schedule::run(command, &session).await,
         Command::Completions(args) => completions::run(&args, session.output),

@@ -1,7 +1,6 @@
 //! `steadfast saga`.
 
 mod define;
-mod document;
 mod list;
 mod report;
 mod start;
@@ -120,14 +119,6 @@ impl std::str::FromStr for NameAndVersion {
     }
 }
 
-/// Reads `KEY=VALUE`.
-fn key_and_value(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("write KEY=VALUE".to_owned()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,15 +134,5 @@ mod tests {
         for text in ["", "@1", "a@", "a@0", "a@-1", "a@x", "a@1@2"] {
             assert!(read(text).is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn pairs_are_split_at_the_first_sign() {
-        assert_eq!(
-            key_and_value("a=b=c"),
-            Ok(("a".to_owned(), "b=c".to_owned()))
-        );
-        assert_eq!(key_and_value("a="), Ok(("a".to_owned(), String::new())));
-        assert!(key_and_value("=a").is_err() && key_and_value("a").is_err());
     }
 }

@@ -6,7 +6,7 @@ use steadfast_client::api::saga::v1::{
     SagaEventKind, SagaState, SagaStep, SagaVerb, StepLeg, StepState, StepSummary,
 };
 
-use super::sorted;
+use super::{document, sorted};
 use crate::moment::rfc3339;
 
 pub(crate) fn state(value: i32) -> String {
@@ -31,14 +31,6 @@ pub(crate) fn verb(value: i32) -> String {
 
 pub(crate) fn action_kind(value: i32) -> String {
     enum_name!(value, ActionKind, "ACTION_KIND_")
-}
-
-/// A document of the server; as a text if it is none, which would be the server's mistake.
-fn document(text: &str) -> Value {
-    match text {
-        "" => Value::Null,
-        text => serde_json::from_str(text).unwrap_or_else(|_| text.into()),
-    }
 }
 
 pub(crate) fn saga(saga: &Saga) -> Value {

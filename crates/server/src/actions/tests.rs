@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use steadfast_api::registry::v1::{Refresh, RefreshState};
 use steadfast_catalog::Options;
-use steadfast_saga::{Action, Attempt, Direction, Secrets};
+use steadfast_saga::{Action, Attempt, Direction, Probed, Secrets};
 use steadfast_types::{ReplicaId, Timestamp};
 use steadfast_watch::{Hub, Options as HubOptions};
 use tempfile::TempDir;
@@ -60,7 +60,14 @@ impl World {
             ..LoadOptions::default()
         })
         .expect("valid");
-        let actions = actions(&config, &store, &wakeups, &catalog).expect("starts");
+        let actions = actions(
+            &config,
+            &store,
+            &wakeups,
+            &catalog,
+            &Arc::new(Rules::default()),
+        )
+        .expect("starts");
         Self {
             actions,
             store,
@@ -239,4 +246,115 @@ async fn an_http_step_returns_status_headers_and_body() {
         .run("http", attempt(json!({ "method": "GET", "url": "x" })))
         .await;
     assert_eq!(code(&nonsense), ("INVALID_REQUEST", false));
+}
+
+#[tokio::test]
+async fn a_record_is_made_once_and_applied_again() {
+    let world = World::start().await;
+    let input = json!({
+        "provider": "do", "type": "droplet", "id": 4711,
+        "spec": { "size_slug": "small", "region": "fra1" }, "labels": { "env": "prod" },
+    });
+    let done = |version: i64, changed: bool| {
+        Outcome::Done(json!({ "spec_version": version, "changed": changed }))
+    };
+    assert_eq!(
+        world.run("resource.record", attempt(input.clone())).await,
+        done(1, true)
+    );
+    let name = steadfast_drift::intake::name("do", "droplet", "4711").expect("a name");
+    let row = async || {
+        world
+            .store
+            .resource(&name)
+            .await
+            .expect("answers")
+            .expect("recorded")
+    };
+    let first = row().await;
+    assert_eq!(first.spec, r#"{"region":"fra1","size_slug":"small"}"#);
+    assert_eq!(
+        (first.saga_id.as_str(), first.recorded_by.as_str()),
+        ("s", "saga:s")
+    );
+    assert_eq!(first.labels, r#"{"env":"prod"}"#);
+    assert_eq!(
+        world.run("resource.record", attempt(input.clone())).await,
+        done(1, false)
+    );
+    assert!(row().await.applied_us > first.applied_us);
+    let mut changed = input.clone();
+    changed["spec"]["size_slug"] = "large".into();
+    changed["pending"] = true.into();
+    assert_eq!(
+        world.run("resource.record", attempt(changed)).await,
+        done(2, true)
+    );
+    assert_eq!(row().await.applied_us, None);
+}
+
+#[tokio::test]
+async fn what_became_of_a_record_is_told_by_its_saga() {
+    let world = World::start().await;
+    let input = json!({ "provider": "do", "type": "droplet", "id": "1", "spec": { "a": 1 } });
+    let action = Action::Builtin {
+        name: "resource.record".to_owned(),
+        input: Value::Null,
+    };
+    let act = world.actions.get(&action).expect("it is registered");
+    assert!(act.can_probe());
+    assert_eq!(act.probe(attempt(input.clone())).await, Probed::NotDone);
+    let recorded = world.run("resource.record", attempt(input.clone())).await;
+    assert!(matches!(recorded, Outcome::Done(_)), "{recorded:?}");
+    let found = act.probe(attempt(input.clone())).await;
+    assert_eq!(
+        found,
+        Probed::Done(json!({ "spec_version": 1, "changed": true }))
+    );
+    let mut other = attempt(input.clone());
+    other.saga_id = "another".to_owned();
+    assert_eq!(act.probe(other).await, Probed::NotDone);
+    let mut changed = input;
+    changed["spec"]["a"] = 2.into();
+    assert_eq!(act.probe(attempt(changed)).await, Probed::Inconclusive);
+}
+
+#[tokio::test]
+async fn a_record_that_makes_no_sense_is_not_made() {
+    let world = World::start().await;
+    for (input, told) in [
+        (Value::Null, "null"),
+        (
+            json!({ "provider": "do", "type": "droplet", "id": "1" }),
+            "spec",
+        ),
+        (
+            json!({ "provider": "d/o", "type": "droplet", "id": "1", "spec": {} }),
+            "key.provider",
+        ),
+        (
+            json!({ "provider": "do", "type": "droplet", "id": [], "spec": {} }),
+            "`id`",
+        ),
+        (
+            json!({ "provider": "do", "type": "droplet", "id": "1", "spec": [] }),
+            "spec_json",
+        ),
+        (
+            json!({ "provider": "do", "type": "droplet", "id": "1", "spec": {}, "labels": { "": "x" } }),
+            "labels",
+        ),
+    ] {
+        match world.run("resource.record", attempt(input)).await {
+            Outcome::Failed {
+                message,
+                retryable: false,
+                ..
+            } => {
+                assert!(message.contains(told), "{message}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(world.head().await, 0);
 }

@@ -44,9 +44,6 @@ pub struct Schedule {
     pub time_zone: Tz,
 }
 
-const SCHEDULE: &str = "catalog.refresh_schedule";
-const TIME_ZONE: &str = "catalog.refresh_time_zone";
-
 // === impl Catalog ===
 
 impl Catalog {
@@ -54,7 +51,11 @@ impl Catalog {
         Self {
             sources: source::read(reader),
             refresh_on_empty: reader.boolean("catalog.refresh_on_empty"),
-            refresh_schedule: Schedule::read(reader),
+            refresh_schedule: Schedule::read(
+                reader,
+                "catalog.refresh_schedule",
+                "catalog.refresh_time_zone",
+            ),
             refresh_concurrency: reader.integer("catalog.refresh_concurrency", 1..=256),
             refresh_history: reader.integer("catalog.refresh_history", 1..=10_000),
             schema_newest: reader.integer("catalog.schema_newest", 0..=1_000),
@@ -65,9 +66,9 @@ impl Catalog {
 // === impl Schedule ===
 
 impl Schedule {
-    fn read(reader: &mut Reader) -> Option<Self> {
-        let time_zone = read_time_zone(reader);
-        let expression = reader.optional_text(SCHEDULE)?;
+    pub(super) fn read(reader: &mut Reader, key: &str, zone_key: &str) -> Option<Self> {
+        let time_zone = read_time_zone(reader, zone_key);
+        let expression = reader.optional_text(key)?;
         let parser = CronParser::builder()
             .seconds(Seconds::Disallowed)
             .year(Year::Disallowed)
@@ -80,14 +81,14 @@ impl Schedule {
                 );
                 let remedy =
                     "write for example \"0 3 * * *\" for every night at three, or leave it empty";
-                reader.refuse(SCHEDULE, allowed, remedy);
+                reader.refuse(key, allowed, remedy);
                 return None;
             }
         };
         let next = cron.find_next_occurrence(&Utc::now().with_timezone(&time_zone), false);
         if let Err(CronError::TimeSearchLimitExceeded | CronError::InvalidDate) = next {
             reader.refuse(
-                SCHEDULE,
+                key,
                 "a schedule that comes due at some time",
                 "name a day that exists in its month",
             );
@@ -107,14 +108,14 @@ impl fmt::Debug for Schedule {
     }
 }
 
-fn read_time_zone(reader: &mut Reader) -> Tz {
-    let name = reader.text(TIME_ZONE);
+fn read_time_zone(reader: &mut Reader, key: &str) -> Tz {
+    let name = reader.text(key);
     name.parse().unwrap_or_else(|_| {
         let known = chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name());
         let remedy =
             nearest(&name, known).map_or_else(String::new, |near| format!("did you mean {near}?"));
         let allowed = "the name of an IANA time zone, for example UTC or Europe/Vienna";
-        reader.refuse(TIME_ZONE, allowed, &remedy);
+        reader.refuse(key, allowed, &remedy);
         Tz::UTC
     })
 }

@@ -20,9 +20,15 @@ pub(super) struct Setting {
 /// By `section.key`.
 pub(super) type Settings = BTreeMap<String, Setting>;
 
-/// The one key that is a list of tables. The defaults show it in a comment only: an empty list there could not be followed by
-/// `[[catalog.source]]` blocks.
+/// The sources of packages.
 pub(super) const SOURCES: &str = "catalog.source";
+
+/// How values are compared.
+pub(super) const COMPARATORS: &str = "drift.comparator";
+
+/// The keys that are lists of tables. The defaults show them in comments only: an empty list there could not be followed by
+/// `[[catalog.source]]` blocks.
+pub(super) const TABLES: [&str; 2] = [SOURCES, COMPARATORS];
 
 /// Names further apart than this are not suggested.
 const LEAST_SIMILARITY: f64 = 0.6;
@@ -56,13 +62,13 @@ impl Layers {
                 );
             }
         }
-        settings.insert(
-            SOURCES.to_owned(),
-            Setting {
+        for table in TABLES {
+            let none = Setting {
                 value: Value::List(Vec::new()),
                 origin: Origin::Default,
-            },
-        );
+            };
+            settings.insert(table.to_owned(), none);
+        }
         Self {
             defaults: settings.clone(),
             settings,

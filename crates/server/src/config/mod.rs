@@ -10,6 +10,7 @@
 //! found, what is allowed and what to do.
 
 mod catalog;
+mod drift;
 mod error;
 mod layers;
 mod print;
@@ -24,6 +25,7 @@ mod value;
 use std::path::{Path, PathBuf};
 
 pub use catalog::{Catalog, Schedule};
+pub use drift::Drift;
 pub use error::{ConfigError, ConfigErrors, Origin};
 use layers::Layers;
 pub use print::init_file;
@@ -60,6 +62,8 @@ pub struct Config {
     pub telemetry: Telemetry,
     /// What the steps of sagas may do.
     pub saga: Saga,
+    /// What was asked for against what is there.
+    pub drift: Drift,
     /// Leases.
     pub lease: Lease,
     file: Option<PathBuf>,
@@ -150,6 +154,7 @@ impl Config {
             upstream: Upstream::read(reader),
             telemetry: Telemetry::read(reader),
             saga: Saga::read(reader),
+            drift: Drift::read(reader),
             lease: Lease::read(reader),
             file: None,
             settings: layers::Settings::new(),

@@ -3,7 +3,7 @@
 use super::{
     DEFAULTS,
     error::Origin,
-    layers::{SOURCES, Settings},
+    layers::{Settings, TABLES},
     reader::DATABASE_URL,
     url::redact,
     value::Value,
@@ -15,9 +15,7 @@ pub(super) fn print(settings: &Settings) -> String {
     let mut section = "";
     for line in DEFAULTS.lines() {
         if let Some(name) = line.strip_prefix('[') {
-            if section == "catalog" {
-                print_sources(settings, &mut lines);
-            }
+            print_tables(section, settings, &mut lines);
             section = name.trim_end_matches(']');
             if !lines.is_empty() {
                 lines.push(String::new());
@@ -38,28 +36,38 @@ pub(super) fn print(settings: &Settings) -> String {
             });
         }
     }
+    print_tables(section, settings, &mut lines);
     lines.join("\n") + "\n"
 }
 
-fn print_sources(settings: &Settings, lines: &mut Vec<String>) {
-    let Some(setting) = settings.get(SOURCES) else {
+/// The blocks of a section.
+fn print_tables(section: &str, settings: &Settings, lines: &mut Vec<String>) {
+    for table in TABLES {
+        if table.split('.').next() == Some(section) {
+            print_table(table, settings, lines);
+        }
+    }
+}
+
+fn print_table(table: &str, settings: &Settings, lines: &mut Vec<String>) {
+    let Some(setting) = settings.get(table) else {
         return;
     };
-    let Value::List(sources) = &setting.value else {
+    let Value::List(blocks) = &setting.value else {
         return;
     };
-    for source in sources {
-        let Value::Table(entries) = &source.value else {
+    for block in blocks {
+        let Value::Table(entries) = &block.value else {
             continue;
         };
         let origin = match &setting.origin {
             Origin::File { path, .. } => Origin::File {
                 path: path.clone(),
-                line: source.line,
+                line: block.line,
             },
             other => other.clone(),
         };
-        lines.push(format!("\n[[{SOURCES}]] # {origin}"));
+        lines.push(format!("\n[[{table}]] # {origin}"));
         lines.extend(
             entries
                 .iter()

@@ -5,7 +5,7 @@ mod mistakes;
 use std::{path::Path, time::Duration};
 
 use super::{
-    layers::{SOURCES, variable},
+    layers::{TABLES, variable},
     print::key_of,
     *,
 };
@@ -52,7 +52,7 @@ fn every_key_is_read_and_documented_with_its_range() {
     let mut reader = Reader::new(Layers::defaults());
     let _ = Config::read(&mut reader);
     let read = reader.keys_read().clone();
-    let mut documented = vec![SOURCES.to_owned()];
+    let mut documented: Vec<_> = TABLES.map(str::to_owned).to_vec();
     let mut section = "";
     let mut comment = String::new();
     for line in DEFAULTS.lines() {
@@ -79,8 +79,8 @@ fn every_key_is_read_and_documented_with_its_range() {
 }
 
 #[test]
-fn every_key_of_a_source_is_documented() {
-    for key in source::KEYS {
+fn every_key_of_a_block_is_documented() {
+    for key in source::KEYS.into_iter().chain(drift::KEYS) {
         assert!(DEFAULTS.contains(&format!("\n# {key} = ")), "{key}");
     }
 }
@@ -105,6 +105,7 @@ fn the_initial_file_changes_nothing_and_its_example_is_valid() {
     let config = load(&uncommented, &[], &[]).expect("the example is valid");
     assert_eq!(config.catalog.sources.len(), 1);
     assert_eq!(config.catalog.sources[0].names.len(), 2);
+    assert_eq!(config.drift.comparators.len(), 1);
 }
 
 #[test]
@@ -191,4 +192,25 @@ fn the_sample_configurations_are_valid() {
         let config = Config::load(options).unwrap_or_else(|errors| panic!("{errors}"));
         assert_eq!(config.catalog.sources.len(), sources, "{file}");
     }
+}
+
+const COMPARATOR: &str = "[[drift.comparator]]\nprovider = \"do\"\ntype = \"droplet\"\npath = \"/tags\"\nkind = \"ordered\"\n";
+
+#[test]
+fn comparators_are_read_and_printed() {
+    let text = format!(
+        "[drift]\nunmanaged = [\"do/droplet\"]\nhash_key = \"DRIFT_KEY\"\n{COMPARATOR}{}",
+        COMPARATOR
+            .replace("/tags", "/user_data")
+            .replace("ordered", "secret")
+    );
+    let config = load(&text, &[], &[]).expect("valid");
+    assert_eq!(config.drift.comparators.len(), 2);
+    assert_eq!(config.drift.comparators[0].path, "/tags");
+    assert!(config.drift.unmanaged.contains("do/droplet"));
+    let again = load(&config.print(), &[], &[]).expect("valid");
+    assert_eq!(again.drift, config.drift);
+    let key = steadfast_drift::HashKey::new("sixteen bytes or more");
+    let rules = config.drift.rules(key).expect("checked already");
+    assert!(rules.of("do", "droplet").is_secret("/user_data"));
 }

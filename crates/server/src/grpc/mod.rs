@@ -1,6 +1,8 @@
 //! The gRPC edge: the services, what every call passes, and the errors that callers see.
 
 mod admin;
+mod drift;
+mod field;
 mod layer;
 mod raw;
 mod refresh;
@@ -20,10 +22,15 @@ use steadfast_api::{
     admin::v1::{
         schedule_service_server::ScheduleServiceServer, server_service_server::ServerServiceServer,
     },
+    drift::v1::{
+        drift_service_server::DriftServiceServer, policy_service_server::PolicyServiceServer,
+        resource_service_server::ResourceServiceServer,
+    },
     registry::v1::refresh_service_server::RefreshServiceServer,
     saga::v1::saga_service_server::SagaServiceServer,
 };
 use steadfast_catalog::Catalog;
+use steadfast_drift::Sweeper;
 use steadfast_saga::Engine;
 use steadfast_store::{Store, Wakeups};
 use steadfast_types::{ReplicaId, Timestamp};
@@ -43,6 +50,7 @@ pub(crate) struct Parts {
     pub(crate) wakeups: Wakeups,
     pub(crate) catalog: Catalog,
     pub(crate) sagas: Engine,
+    pub(crate) sweeper: Sweeper,
     pub(crate) scheduler: Scheduler,
     pub(crate) replica: ReplicaId,
     pub(crate) started: Timestamp,
@@ -165,6 +173,11 @@ pub(crate) async fn serve(
         hub: parts.hub.clone(),
         drain_jitter: config.server.drain_jitter,
     };
+    let drift = drift::DriftEdge {
+        store: parts.store.clone(),
+        wakeups: parts.wakeups.clone(),
+        sweeper: parts.sweeper,
+    };
     let server = admin::ServerEdge {
         store: parts.store,
         hub: parts.hub,
@@ -198,6 +211,9 @@ pub(crate) async fn serve(
         .add_service(route::WatchRoute::new(watch, max_bytes))
         .add_service(RefreshServiceServer::new(refresh).max_decoding_message_size(max_bytes))
         .add_service(SagaServiceServer::new(sagas).max_decoding_message_size(max_bytes))
+        .add_service(ResourceServiceServer::new(drift.clone()).max_decoding_message_size(max_bytes))
+        .add_service(DriftServiceServer::new(drift.clone()).max_decoding_message_size(max_bytes))
+        .add_service(PolicyServiceServer::new(drift).max_decoding_message_size(max_bytes))
         .add_service(ScheduleServiceServer::new(schedules).max_decoding_message_size(max_bytes))
         .add_service(ServerServiceServer::new(server).max_decoding_message_size(max_bytes))
         .add_service(health)

@@ -20,7 +20,10 @@ use steadfast_saga::{
 use steadfast_watch::Hub;
 use tonic::{Request, Response, Status};
 
-use super::status::{self, Problem};
+use super::{
+    field,
+    status::{self, Problem},
+};
 use follow::Follow;
 
 /// Starts of one batch at most.
@@ -196,7 +199,7 @@ impl SagaService for SagaEdge {
     ) -> Result<Response<Self::WatchSagaStream>, Status> {
         let request = request.into_inner();
         request::id(&request.id)?;
-        let after = request::after_seq(request.after_seq)?;
+        let after = field::after_seq(request.after_seq)?;
         let follow = Follow::open(self.clone(), request.id, after).await?;
         Ok(Response::new(Box::pin(follow.into_stream())))
     }

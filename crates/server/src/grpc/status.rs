@@ -9,6 +9,7 @@ use std::{
 };
 
 use steadfast_catalog::{self as catalog, JsonError};
+use steadfast_drift as drift;
 use steadfast_saga::{self as saga, Refusal, check};
 use steadfast_store as store;
 use steadfast_watch as watch;
@@ -399,6 +400,51 @@ pub(crate) fn definition_problem(problems: &[check::Problem], field: &str) -> Pr
         Problem::new(Code::InvalidArgument, "DEFINITION_INVALID", message),
         |told, problem| told.field(path(problem), problem.message.clone()),
     )
+}
+
+/// A drift that cannot be accepted or snoozed.
+pub(crate) fn of_accept(refusal: drift::AcceptRefusal, id: &str) -> Problem {
+    use drift::AcceptRefusal as R;
+    let message = refusal.to_string();
+    let changed = |what: &str| {
+        Problem::new(
+            Code::Aborted,
+            "DRIFT_CHANGED",
+            format!("{message}: read it again, and decide again"),
+        )
+        .with("what", what)
+    };
+    match refusal {
+        R::Closed => Problem::new(Code::FailedPrecondition, "DRIFT_CLOSED", message),
+        R::Secret => Problem::new(Code::FailedPrecondition, "SECRET_PATH", message),
+        R::DriftChanged => changed("drift"),
+        R::SpecChanged => changed("spec"),
+        R::ActualChanged => changed("actual"),
+    }
+    .with("id", id)
+}
+
+/// The spec of a resource is not as the caller saw it.
+pub(crate) fn resource_changed(name: &str) -> Problem {
+    Problem::new(
+        Code::Aborted,
+        "RESOURCE_CHANGED",
+        format!("{name} has changed since it was read: read it again"),
+    )
+    .with("resource", name)
+}
+
+/// What is wrong with a policy, all of it; `None` if nothing is.
+pub(crate) fn of_policy(problems: &[drift::PolicyProblem]) -> Option<Problem> {
+    let first = problems.first()?;
+    let message = match problems.len() {
+        1 => format!("policy.{first}"),
+        count => format!("{count} problems; the first: policy.{first}"),
+    };
+    let told = Problem::new(Code::InvalidArgument, "INVALID_ARGUMENT", message);
+    Some(problems.iter().fold(told, |told, problem| {
+        told.field(format!("policy.{}", problem.field), problem.message.clone())
+    }))
 }
 
 /// A saga that cannot be started, shown or steered. `plan` is the request's field that holds a definition or steps.

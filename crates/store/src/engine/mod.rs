@@ -168,6 +168,14 @@ impl Db {
 // === impl Tx ===
 
 impl Tx {
+    /// Which engine it is on.
+    pub(crate) fn engine(&self) -> Engine {
+        match self {
+            Self::Postgres { .. } => Engine::Postgres,
+            Self::Sqlite(..) => Engine::Sqlite,
+        }
+    }
+
     /// A statement inside this transaction.
     pub(crate) fn statement(&mut self, sql: &'static Sql) -> Statement<'_> {
         match self {

@@ -22,6 +22,9 @@ macro_rules! postgres_fragment {
     (for_share) => {
         " FOR SHARE"
     };
+    (($($text:tt)*)) => {
+        $($text)*
+    };
     ($text:literal) => {
         $text
     };
@@ -38,6 +41,9 @@ macro_rules! sqlite_fragment {
     (for_share) => {
         ""
     };
+    (($($text:tt)*)) => {
+        $($text)*
+    };
     ($text:literal) => {
         $text
     };
@@ -47,7 +53,7 @@ macro_rules! sqlite_fragment {
 /// both engines.
 ///
 /// `NAME = "name" => ["text" now "more text"];` is for both engines, with the fragments `now` (microseconds since the epoch, by the
-/// database's clock), `for_update` and `for_share`. `NAME = "name" => [postgres { … } sqlite { … }];` is for statements that
+/// database's clock), `for_update` and `for_share`, and macros that make a text, in parentheses. `NAME = "name" => [postgres { … } sqlite { … }];` is for statements that
 /// really differ; either part may be left out.
 macro_rules! statements {
     (@one $name:literal postgres { $($p:tt)* } sqlite { $($s:tt)* }) => {

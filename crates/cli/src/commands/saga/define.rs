@@ -12,9 +12,9 @@ use steadfast_client::{
     },
 };
 
-use super::{NameAndVersion, document};
+use super::NameAndVersion;
 use crate::{
-    commands::Session,
+    commands::{Session, document},
     failure::{Exit, Failure},
     json, moment, table,
 };

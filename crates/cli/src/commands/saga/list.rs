@@ -10,8 +10,9 @@ use steadfast_client::{
     },
 };
 
-use super::{IdArgs, NameAndVersion, key_and_value, report};
+use super::{IdArgs, NameAndVersion, report};
 use crate::{
+    args::key_and_value,
     commands::Session,
     failure::{Exit, Failure},
     json,

@@ -13,9 +13,10 @@ use steadfast_client::{
 };
 use uuid::Uuid;
 
-use super::{NameAndVersion, define, document, key_and_value, timeline};
+use super::{NameAndVersion, define, timeline};
 use crate::{
-    commands::{Session, publish::read_file},
+    args::key_and_value,
+    commands::{Session, document, publish::read_file, who::user},
     failure::{Exit, Failure},
     json,
     output::note,
@@ -179,10 +180,7 @@ fn request(args: StartArgs) -> Result<StartSagaRequest, Failure> {
         plan: Some(plan),
         kind: args.kind,
         deployment_id: args.deployment,
-        triggered_by: args
-            .triggered_by
-            .or_else(super::steer::user)
-            .unwrap_or_default(),
+        triggered_by: args.triggered_by.or_else(user).unwrap_or_default(),
         inputs_json: Value::Object(inputs).to_string(),
         context_json: args.context,
         labels: args.labels.into_iter().collect(),
@@ -292,7 +290,7 @@ fn request_of_line(line: &str) -> Result<StartSagaRequest, String> {
         return Err("it must be an object".to_owned());
     };
     let mut request = StartSagaRequest {
-        triggered_by: super::steer::user().unwrap_or_default(),
+        triggered_by: user().unwrap_or_default(),
         request_id: Uuid::now_v7().to_string(),
         ..StartSagaRequest::default()
     };

@@ -11,9 +11,9 @@ use steadfast_client::{
     },
 };
 
-use super::{IdArgs, document, report};
+use super::{IdArgs, report};
 use crate::{
-    commands::Session,
+    commands::{Session, document, who::WhoArgs},
     failure::{Exit, Failure},
     json,
 };
@@ -50,16 +50,6 @@ pub(crate) struct SkipArgs {
     result_file: Option<PathBuf>,
 }
 
-#[derive(Debug, Args)]
-struct WhoArgs {
-    /// Why; kept with the saga
-    #[arg(long, value_name = "TEXT")]
-    reason: String,
-    /// Who; the user of this machine if it is left out
-    #[arg(long, value_name = "NAME")]
-    actor: Option<String>,
-}
-
 /// What `saga get` showed. Left out, it is read first, and the verb holds for the saga as it is now.
 #[derive(Debug, Args)]
 struct SeenArgs {
@@ -74,24 +64,11 @@ struct SeenArgs {
     control_version: Option<i64>,
 }
 
-/// Whoever uses this machine, if it says so.
-pub(super) fn user() -> Option<String> {
-    ["STEADFAST_ACTOR", "USER", "LOGNAME"]
-        .iter()
-        .filter_map(|name| std::env::var(name).ok())
-        .find(|name| !name.is_empty())
-}
-
-/// Who steers: a verb is kept with its actor, so it needs one.
-fn actor(given: Option<String>) -> String {
-    given.or_else(user).unwrap_or_else(|| "unknown".to_owned())
-}
-
 pub(super) async fn cancel(args: SteerArgs, session: &Session) -> Result<Exit, Failure> {
     let connection = session.connect().await?;
     let request = CancelSagaRequest {
         id: args.saga.id,
-        actor: actor(args.who.actor),
+        actor: args.who.actor(),
         reason: args.who.reason,
     };
     let mut client = connection.sagas();
@@ -103,7 +80,7 @@ pub(super) async fn pause(args: SteerArgs, session: &Session) -> Result<Exit, Fa
     let connection = session.connect().await?;
     let request = PauseSagaRequest {
         id: args.saga.id,
-        actor: actor(args.who.actor),
+        actor: args.who.actor(),
         reason: args.who.reason,
     };
     let mut client = connection.sagas();
@@ -115,7 +92,7 @@ pub(super) async fn resume(args: SteerArgs, session: &Session) -> Result<Exit, F
     let connection = session.connect().await?;
     let request = ResumeSagaRequest {
         id: args.saga.id,
-        actor: actor(args.who.actor),
+        actor: args.who.actor(),
         reason: args.who.reason,
     };
     let mut client = connection.sagas();
@@ -128,7 +105,7 @@ pub(super) async fn retry(args: DecideArgs, session: &Session) -> Result<Exit, F
     let request = RetryStepRequest {
         seen: Some(seen(&connection, &args.saga.id, args.seen).await?),
         id: args.saga.id,
-        actor: actor(args.who.actor),
+        actor: args.who.actor(),
         reason: args.who.reason,
     };
     let mut client = connection.sagas();
@@ -147,7 +124,7 @@ pub(super) async fn skip(args: SkipArgs, session: &Session) -> Result<Exit, Fail
     let request = SkipStepRequest {
         seen: Some(seen(&connection, &args.saga.id, args.seen).await?),
         id: args.saga.id,
-        actor: actor(args.who.actor),
+        actor: args.who.actor(),
         reason: args.who.reason,
         output_json,
     };
@@ -161,7 +138,7 @@ pub(super) async fn abandon(args: DecideArgs, session: &Session) -> Result<Exit,
     let request = AbandonSagaRequest {
         seen: Some(seen(&connection, &args.saga.id, args.seen).await?),
         id: args.saga.id,
-        actor: actor(args.who.actor),
+        actor: args.who.actor(),
         reason: args.who.reason,
     };
     let mut client = connection.sagas();

@@ -391,3 +391,36 @@ fn sources_are_checked_as_strictly() {
     let single = errors("[catalog.source]\nname = \"a\"\n");
     assert!(single[0].remedy.contains("double brackets"), "{single:?}");
 }
+
+#[test]
+fn every_mistake_of_comparators_is_told() {
+    let of = |from: &str, to: &str| {
+        let error = error(&COMPARATOR.replace(from, to));
+        (error.path.replace("drift.comparator[0].", ""), error.remedy)
+    };
+    let told = |(path, remedy): (String, String), expected: (&str, &str)| {
+        assert_eq!(path, expected.0);
+        assert!(remedy.contains(expected.1), "{path}: {remedy}");
+    };
+    told(of("ordered", "orderd"), ("kind", "ordered"));
+    told(of("ordered", "keyed_list"), ("key", "key = "));
+    told(
+        of("ordered\"", "ordered\"\nkey = \"a\""),
+        ("key", "remove it"),
+    );
+    told(of("ordered", "secret"), ("kind", "drift.hash_key"));
+    told(of("/tags", "tags"), ("path", "correct"));
+    told(of("\"do\"", "\"d/o\""), ("provider", "`/`"));
+    told(of("\"droplet\"", "7"), ("type", "correct"));
+    told(of("path = ", "paths = \"/x\"\npath = "), ("paths", "path"));
+    let twice = error(&format!("{COMPARATOR}{COMPARATOR}"));
+    assert_eq!(twice.path, "drift.comparator[1].path");
+    assert!(
+        matches!(twice.origin, Origin::File { line: 6, .. }),
+        "{twice:?}"
+    );
+    let several = errors(&format!(
+        "[drift]\nunmanaged = [\"do\"]\nhash_key = \"lower\"\n{COMPARATOR}{COMPARATOR}"
+    ));
+    assert_eq!(several.len(), 3, "{several:?}");
+}

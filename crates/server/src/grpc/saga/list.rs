@@ -11,40 +11,13 @@ use super::{
     EVENT_ROWS, SagaEdge, message, refused,
     request::{self, Filter},
 };
-use crate::grpc::status;
+use crate::grpc::{
+    field::{self, Page},
+    status,
+};
 
-/// A page ends early once it holds this many encoded bytes: far below the default limit on messages, 4 MiB.
-const PAGE_BYTES: usize = 1 << 20;
 /// Sagas read at a time: with their documents, which a list leaves out, they are up to 128 KiB each.
 const LIST_ROWS: u32 = 101;
-
-/// Gathers a page until it has enough rows or bytes.
-struct Page<T> {
-    items: Vec<T>,
-    bytes: usize,
-    limit: usize,
-}
-
-// === impl Page ===
-
-impl<T: prost::Message> Page<T> {
-    fn new(limit: u32) -> Self {
-        Self {
-            items: Vec::new(),
-            bytes: 0,
-            limit: limit as usize,
-        }
-    }
-
-    fn is_full(&self) -> bool {
-        self.items.len() >= self.limit || self.bytes >= PAGE_BYTES
-    }
-
-    fn push(&mut self, item: T) {
-        self.bytes += item.encoded_len();
-        self.items.push(item);
-    }
-}
 
 // === impl SagaEdge ===
 
@@ -53,8 +26,8 @@ impl SagaEdge {
         &self,
         request: api::ListSagaDefinitionsRequest,
     ) -> Result<api::ListSagaDefinitionsResponse, Status> {
-        let limit = request::page_size(request.page_size, 1_000)?;
-        let token = request::page_token(&request.page_token, &[])?;
+        let limit = field::page_size(request.page_size, 1_000)?;
+        let token = field::page_token(&request.page_token, &[])?;
         let after = match token {
             None => None,
             Some(token) => Some(
@@ -91,11 +64,11 @@ impl SagaEdge {
         &self,
         request: api::ListSagasRequest,
     ) -> Result<api::ListSagasResponse, Status> {
-        let limit = request::page_size(request.page_size, 1_000)?;
+        let limit = field::page_size(request.page_size, 1_000)?;
         let filter = Filter::read(&request)?;
         let bound = filter.bound();
         let bound: Vec<&str> = bound.iter().map(String::as_str).collect();
-        let after = request::page_token(&request.page_token, &bound)?;
+        let after = field::page_token(&request.page_token, &bound)?;
         let (sagas, next) = self
             .summaries(&filter, after.map(|token| token.after), limit)
             .await?;
@@ -141,8 +114,8 @@ impl SagaEdge {
         &self,
         request: api::ListSagaStepsRequest,
     ) -> Result<api::ListSagaStepsResponse, Status> {
-        let limit = request::page_size(request.page_size, 100)?;
-        let token = request::page_token(&request.page_token, &[&request.id])?;
+        let limit = field::page_size(request.page_size, 100)?;
+        let token = field::page_token(&request.page_token, &[&request.id])?;
         let first: usize = match token {
             None => 0,
             Some(token) => token
@@ -191,11 +164,11 @@ impl SagaEdge {
         request: api::ListSagaEventsRequest,
     ) -> Result<api::ListSagaEventsResponse, Status> {
         request::id(&request.id)?;
-        let limit = request::page_size(request.page_size, 1_000)?;
+        let limit = field::page_size(request.page_size, 1_000)?;
         let first = request.after_seq.to_string();
         let bound = [request.id.as_str(), first.as_str()];
-        let after = match request::page_token(&request.page_token, &bound)? {
-            None => request::after_seq(request.after_seq)?,
+        let after = match field::page_token(&request.page_token, &bound)? {
+            None => field::after_seq(request.after_seq)?,
             Some(token) => token
                 .after
                 .parse()

@@ -8,28 +8,25 @@ use steadfast_api::saga::v1::{self as api, start_saga_request::Plan};
 use steadfast_saga::{
     DefinitionRef, KnownActions, SagaFilter, StartSaga, State, check::parse_steps, has_nul,
 };
-use steadfast_types::{PageToken, Timestamp};
+use steadfast_types::Timestamp;
 use tonic::Status;
 
 use super::message;
-use crate::grpc::status::{self, Problem};
+use crate::grpc::{
+    field::{check, check_optional_text, check_text, decision, read_labels},
+    status::{self, Problem},
+};
 
 /// Callers have no identity yet.
 const ANONYMOUS: &str = "anonymous";
 /// Bytes of a JSON document at most.
 const MAX_DOCUMENT_BYTES: usize = 64 << 10;
-/// Bytes of a name, kind, key, label, actor or request id at most.
-const MAX_NAME_BYTES: usize = 128;
-/// Bytes of a reason at most.
-const MAX_REASON_BYTES: usize = 1_024;
+/// Bytes of a concurrency key at most: the key of any resource fits.
+const MAX_KEY_BYTES: usize = 512;
 /// How long a start may wait for its saga at most.
 const MAX_WAIT: Duration = Duration::from_secs(60);
-/// Labels of one saga, or of one filter, at most.
-const MAX_LABELS: usize = 32;
 /// Kinds of one filter at most.
 const MAX_KINDS: usize = 16;
-/// Items of a page if the caller does not say.
-const DEFAULT_PAGE: u32 = 100;
 
 /// Which sagas a list keeps.
 #[derive(Debug, Default)]
@@ -75,9 +72,11 @@ pub(super) fn start(
         ("kind", &request.kind),
         ("deployment_id", &request.deployment_id),
         ("triggered_by", &request.triggered_by),
-        ("concurrency_key", &request.concurrency_key),
     ] {
         check_optional_text(field, text)?;
+    }
+    if !request.concurrency_key.is_empty() {
+        check("concurrency_key", &request.concurrency_key, MAX_KEY_BYTES)?;
     }
     let inputs = match read_document("inputs_json", &request.inputs_json)? {
         Value::Null => Value::Object(serde_json::Map::new()),
@@ -164,8 +163,7 @@ pub(super) fn text(field: &str, text: &str) -> Result<(), Status> {
 /// What every verb needs.
 pub(super) fn steering(saga: &str, actor: &str, reason: &str) -> Result<(), Status> {
     id(saga)?;
-    text("actor", actor)?;
-    Ok(check("reason", reason, MAX_REASON_BYTES)?)
+    Ok(decision(actor, reason)?)
 }
 
 /// A JSON document; nothing is null.
@@ -176,51 +174,6 @@ pub(super) fn document(field: &str, text: &str) -> Result<Value, Status> {
 /// A definition's version; 0 is the newest.
 pub(super) fn version(field: &str, version: i32) -> Result<Option<i32>, Status> {
     Ok(version_of(field, version)?)
-}
-
-/// How many items a page has; 0 is the default.
-pub(super) fn page_size(asked: i32, maximum: u32) -> Result<u32, Status> {
-    let asked =
-        u32::try_from(asked).map_err(|_| status::invalid_argument("page_size", "it is below 0"))?;
-    Ok(match asked {
-        0 => DEFAULT_PAGE.min(maximum),
-        asked => asked.min(maximum),
-    })
-}
-
-/// Where a page begins.
-pub(super) fn page_token(text: &str, bound: &[&str]) -> Result<Option<PageToken>, Status> {
-    PageToken::decode(text, bound).map_err(|_| status::invalid_page_token())
-}
-
-/// The number of an event; 0 is before the first.
-pub(super) fn after_seq(seq: i64) -> Result<i64, Status> {
-    if seq < 0 {
-        return Err(status::invalid_argument("after_seq", "it is below 0"));
-    }
-    Ok(seq)
-}
-
-fn check_text(field: &str, text: &str) -> Result<(), Problem> {
-    check(field, text, MAX_NAME_BYTES)
-}
-
-fn check_optional_text(field: &str, text: &str) -> Result<(), Problem> {
-    if text.is_empty() {
-        return Ok(());
-    }
-    check_text(field, text)
-}
-
-fn check(field: &str, text: &str, max_bytes: usize) -> Result<(), Problem> {
-    let message = match text.len() {
-        0 => "it is empty".to_owned(),
-        length if length > max_bytes => format!("{length} bytes; at most {max_bytes}"),
-        // No database keeps it.
-        _ if text.contains('\0') => "NUL characters are not accepted".to_owned(),
-        _ => return Ok(()),
-    };
-    Err(status::invalid(field, message))
 }
 
 fn version_of(field: &str, version: i32) -> Result<Option<i32>, Problem> {
@@ -245,21 +198,6 @@ fn read_document(field: &str, text: &str) -> Result<Value, Problem> {
         return Err(status::invalid(field, "NUL characters are not accepted"));
     }
     Ok(value)
-}
-
-/// In the order of their keys.
-fn read_labels(labels: HashMap<String, String>) -> Result<Vec<(String, String)>, Problem> {
-    if labels.len() > MAX_LABELS {
-        let message = format!("{} labels; at most {MAX_LABELS}", labels.len());
-        return Err(status::invalid("labels", message));
-    }
-    let mut labels: Vec<_> = labels.into_iter().collect();
-    labels.sort();
-    for (key, value) in &labels {
-        check_text("labels", key)?;
-        check_optional_text(&format!("labels[{key:?}]"), value)?;
-    }
-    Ok(labels)
 }
 
 // === impl Filter ===
@@ -462,19 +400,5 @@ mod tests {
         assert_ne!(two.bound(), filter.bound());
         request.states.push(0);
         assert!(Filter::read(&request).is_err());
-    }
-
-    #[test]
-    fn pages_have_a_size() {
-        for (asked, expected) in [
-            (0, Some(100)),
-            (1, Some(1)),
-            (5_000, Some(1_000)),
-            (-1, None),
-        ] {
-            assert_eq!(page_size(asked, 1_000).ok(), expected, "{asked}");
-        }
-        assert_eq!(page_size(0, 50).ok(), Some(50));
-        assert!(page_token("!", &[]).is_err());
     }
 }

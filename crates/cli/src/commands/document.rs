@@ -18,8 +18,37 @@ enum Form {
 }
 
 /// The file's document; `-` reads standard input.
-pub(super) fn read(path: &Path) -> Result<Value, Failure> {
+pub(crate) fn read(path: &Path) -> Result<Value, Failure> {
+    document_in(path, read_file(path)?)
+}
+
+/// The file's document, which has to be an object, as JSON: JSON as it was written, so that no digit of it is lost.
+pub(crate) fn read_object_text(path: &Path) -> Result<String, Failure> {
     let bytes = read_file(path)?;
+    if let Ok(text) = std::str::from_utf8(&bytes)
+        && let Ok(Value::Object(_)) = serde_json::from_str(text)
+    {
+        return Ok(text.to_owned());
+    }
+    Ok(Value::Object(object_in(path, bytes)?).to_string())
+}
+
+/// The file's document, which has to be an object.
+pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>, Failure> {
+    object_in(path, read_file(path)?)
+}
+
+fn object_in(path: &Path, bytes: Vec<u8>) -> Result<Map<String, Value>, Failure> {
+    match document_in(path, bytes)? {
+        Value::Object(object) => Ok(object),
+        _ => Err(Failure::new(
+            Exit::Usage,
+            format!("{}: it must hold an object", path.display()),
+        )),
+    }
+}
+
+fn document_in(path: &Path, bytes: Vec<u8>) -> Result<Value, Failure> {
     let wrong = |message: String| {
         Failure::new(
             Exit::Usage,
@@ -28,17 +57,6 @@ pub(super) fn read(path: &Path) -> Result<Value, Failure> {
     };
     let text = String::from_utf8(bytes).map_err(|_| wrong("it is not UTF-8".to_owned()))?;
     parse(&text, form(path, &text)).map_err(wrong)
-}
-
-/// The file's document, which has to be an object.
-pub(super) fn read_object(path: &Path) -> Result<Map<String, Value>, Failure> {
-    match read(path)? {
-        Value::Object(object) => Ok(object),
-        _ => Err(Failure::new(
-            Exit::Usage,
-            format!("{}: it must hold an object", path.display()),
-        )),
-    }
 }
 
 /// By the file's name; without a telling one, by the first character.

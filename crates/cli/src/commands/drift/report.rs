@@ -1,0 +1,364 @@
+//! Drifts and sweeps in tables and lines.
+
+use steadfast_client::api::drift::v1::{
+    Drift, DriftKind, DriftState, Suppression, Sweep, SweepState, Verdict,
+};
+
+use super::diff::diff;
+use crate::{commands::resource::name, json, moment, table};
+
+/// Characters of a value in a table.
+const VALUE_LENGTH: usize = 40;
+
+fn value(drift: &Drift, json: &str) -> String {
+    match (drift.secret, json) {
+        (true, _) => "(secret)".to_owned(),
+        (false, "") => "(nothing)".to_owned(),
+        (false, json) => table::shorten(json, VALUE_LENGTH),
+    }
+}
+
+/// Whether, why and until when it is hidden.
+fn hidden(drift: &Drift) -> String {
+    let why = match drift.suppressed_by() {
+        Suppression::Unspecified => return String::new(),
+        Suppression::Snooze => "snoozed".to_owned(),
+        Suppression::Policy => format!("ignored by {}", table::clean(&drift.suppressed_by_policy)),
+        Suppression::Window => format!("expected by {}", table::clean(&drift.suppressed_by_policy)),
+    };
+    let until = moment::relative(drift.suppressed_until_time.as_ref());
+    format!("{why}, ends {until}")
+}
+
+fn state(drift: &Drift) -> String {
+    let state = json::drift::state(drift.state);
+    match hidden(drift) {
+        hidden if hidden.is_empty() => state,
+        hidden => format!("{state}, {hidden}"),
+    }
+}
+
+pub(super) fn list(drifts: &[Drift], more: bool, hidden: i64) -> String {
+    let hidden = match hidden {
+        0 => String::new(),
+        hidden => format!("; {hidden} hidden, which --hidden shows"),
+    };
+    if drifts.is_empty() {
+        return format!("no drifts{hidden}");
+    }
+    let shown = table::count(drifts.len(), "drift");
+    let more = if more { "; --limit shows more" } else { "" };
+    format!("{}\n\n{shown}{more}{hidden}", rows(drifts))
+}
+
+fn rows(drifts: &[Drift]) -> String {
+    let mut rows = table::with_head(&[
+        "DRIFT", "RESOURCE", "PATH", "KIND", "SEVERITY", "STATE", "EXPECTED", "ACTUAL", "SEEN",
+    ]);
+    for drift in drifts {
+        rows.add_row([
+            format!("{}@{}", drift.id, drift.etag),
+            name(drift.key.as_ref()),
+            table::clean(&drift.path),
+            json::drift::kind(drift.kind),
+            json::drift::severity(drift.severity),
+            state(drift),
+            value(drift, &drift.expected_json),
+            value(drift, &drift.actual_json),
+            moment::relative(drift.first_seen_time.as_ref()),
+        ]);
+    }
+    table::text(&rows)
+}
+
+/// The drift, the difference, its history, and what can be done about it.
+pub(super) fn one(drift: &Drift, history: &[Drift], colours: bool) -> String {
+    let flips = match (drift.times_flipped, drift.flapping) {
+        (0, _) => String::new(),
+        (flips, false) => flips.to_string(),
+        (flips, true) => format!("{flips}, flapping"),
+    };
+    let path = match drift.path.as_str() {
+        "" => "the whole resource".to_owned(),
+        path => table::clean(path),
+    };
+    let closed = match drift.state() {
+        DriftState::Open => String::new(),
+        _ => moment::relative(drift.resolve_time.as_ref()),
+    };
+    let fields = table::of_fields([
+        ("drift", format!("{}@{}", drift.id, drift.etag)),
+        ("resource", name(drift.key.as_ref())),
+        ("path", path),
+        ("kind", json::drift::kind(drift.kind)),
+        ("severity", json::drift::severity(drift.severity)),
+        ("state", state(drift)),
+        ("closed", closed),
+        ("by", table::clean(&drift.actor)),
+        ("reason", table::clean(&drift.reason)),
+        (
+            "first seen",
+            moment::relative(drift.first_seen_time.as_ref()),
+        ),
+        ("changed", moment::relative(drift.last_change_time.as_ref())),
+        ("last seen", moment::relative(drift.last_seen_time.as_ref())),
+        ("flipped", flips),
+        ("spec version", drift.spec_version.to_string()),
+    ]);
+    let difference = match (drift.secret, drift.kind()) {
+        (true, _) => "the values are secret, and differ".to_owned(),
+        (false, DriftKind::Gone) => "it was asked for, and is not there any more".to_owned(),
+        (false, _) => format!(
+            "--- expected\n+++ actual\n{}",
+            diff(&drift.expected_json, &drift.actual_json, colours)
+        ),
+    };
+    let mut parts = vec![fields, difference];
+    if !history.is_empty() {
+        parts.push(format!("earlier:\n{}", earlier(history)));
+    }
+    if drift.state() == DriftState::Open {
+        let seen = format!("{}@{}", drift.id, drift.etag);
+        let mut advice =
+            format!("steadfast drift snooze {seen} --for 7d --reason TEXT   hides it for a while");
+        if !drift.secret {
+            advice = format!(
+                "steadfast drift accept {seen} --reason TEXT            takes what is there for what was asked for\n{advice}"
+            );
+        }
+        parts.push(advice);
+    }
+    parts.join("\n\n")
+}
+
+fn earlier(history: &[Drift]) -> String {
+    let mut rows = table::with_head(&[
+        "FIRST SEEN",
+        "CLOSED",
+        "STATE",
+        "EXPECTED",
+        "ACTUAL",
+        "BY",
+        "REASON",
+    ]);
+    for drift in history {
+        rows.add_row([
+            moment::relative(drift.first_seen_time.as_ref()),
+            moment::relative(drift.resolve_time.as_ref()),
+            json::drift::state(drift.state),
+            value(drift, &drift.expected_json),
+            value(drift, &drift.actual_json),
+            table::clean(&drift.actor),
+            table::shorten(&drift.reason, VALUE_LENGTH),
+        ]);
+    }
+    table::text(&rows)
+}
+
+/// What a sweep did, in one line.
+pub(super) fn sweep_line(sweep: &Sweep) -> String {
+    let mut did = vec![format!(
+        "compared {}",
+        table::count(
+            usize::try_from(sweep.compared).unwrap_or(usize::MAX),
+            "resource"
+        )
+    )];
+    for (count, what) in [
+        (sweep.drifts_opened, "opened"),
+        (sweep.drifts_changed, "changed"),
+        (sweep.drifts_closed, "closed"),
+        (sweep.drifts_accepted, "accepted"),
+    ] {
+        if count > 0 {
+            did.push(format!("{count} {what}"));
+        }
+    }
+    let took = moment::between(sweep.start_time.as_ref(), sweep.end_time.as_ref());
+    match took.as_str() {
+        "" => did.join(", "),
+        took => format!("{} in {took}", did.join(", ")),
+    }
+}
+
+/// What the sweep could not compare: that nothing is known to differ there proves nothing.
+fn unproven(sweep: &Sweep) -> String {
+    let counts = sweep.verdicts.iter().filter(|count| {
+        let proven = [Verdict::InSync, Verdict::Drifted];
+        !proven.contains(&count.verdict())
+    });
+    let told = counts.map(|count| {
+        let verdict = json::drift::verdict(count.verdict).replace('_', " ");
+        format!("; {} {verdict}", count.count)
+    });
+    told.collect()
+}
+
+/// What was found, the most important first.
+pub(super) fn detected(sweep: &Sweep, drifts: &[Drift], hidden: i64) -> String {
+    let line = format!("{}{}", sweep_line(sweep), unproven(sweep));
+    if drifts.is_empty() {
+        let hidden = match hidden {
+            0 => String::new(),
+            hidden => format!("; {hidden} hidden, which `steadfast drift list --hidden` shows"),
+        };
+        return format!("in sync; {line}{hidden}");
+    }
+    format!("drifted; {line}\n\n{}", list(drifts, false, hidden))
+}
+
+pub(super) fn sweeps(sweeps: &[Sweep]) -> String {
+    if sweeps.is_empty() {
+        return "no sweeps".to_owned();
+    }
+    let mut rows = table::with_head(&["ID", "STATE", "BY", "BEGUN", "WHAT"]);
+    for sweep in sweeps {
+        rows.add_row([
+            sweep.id.clone(),
+            json::drift::sweep_state(sweep.state),
+            table::clean(&sweep.triggered_by),
+            moment::relative(sweep.start_time.as_ref()),
+            sweep_line(sweep),
+        ]);
+    }
+    table::text(&rows)
+}
+
+pub(super) fn sweep(sweep: &Sweep) -> String {
+    let mut labels: Vec<_> = sweep
+        .labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    labels.sort();
+    let verdicts: Vec<_> = sweep
+        .verdicts
+        .iter()
+        .map(|count| {
+            let verdict = json::drift::verdict(count.verdict).replace('_', " ");
+            format!("{} {verdict}", count.count)
+        })
+        .collect();
+    let progress = match sweep.state() {
+        SweepState::Running => format!("{} of {}", sweep.compared, sweep.resources),
+        _ => String::new(),
+    };
+    table::of_fields([
+        ("id", sweep.id.clone()),
+        ("state", json::drift::sweep_state(sweep.state)),
+        ("error", table::clean(&sweep.error)),
+        (
+            "full",
+            if sweep.full {
+                "yes".to_owned()
+            } else {
+                String::new()
+            },
+        ),
+        ("resource", name(sweep.key.as_ref())),
+        ("labels", table::clean(&labels.join(", "))),
+        ("triggered by", table::clean(&sweep.triggered_by)),
+        ("begun", moment::relative(sweep.start_time.as_ref())),
+        ("progress", progress),
+        ("what", sweep_line(sweep)),
+        ("verdicts", verdicts.join(", ")),
+        ("owner", sweep.owner.clone()),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use steadfast_client::api::drift::v1::{ResourceKey, Severity, VerdictCount};
+
+    use super::*;
+
+    fn drift() -> Drift {
+        Drift {
+            id: "0190".to_owned(),
+            etag: "3".to_owned(),
+            key: Some(ResourceKey {
+                provider: "do".to_owned(),
+                r#type: "droplet".to_owned(),
+                id: "7".to_owned(),
+            }),
+            path: "/size_slug".to_owned(),
+            kind: DriftKind::Changed.into(),
+            state: DriftState::Open.into(),
+            severity: Severity::Warning.into(),
+            expected_json: "\"small\"".to_owned(),
+            actual_json: "\"large\"".to_owned(),
+            ..Drift::default()
+        }
+    }
+
+    #[test]
+    fn a_drift_tells_what_differs_and_what_can_be_done() {
+        let text = one(&drift(), &[], false);
+        assert!(text.contains("- \"small\"\n+ \"large\""), "{text}");
+        assert!(text.contains("drift accept 0190@3 --reason"), "{text}");
+        let history = one(
+            &drift(),
+            &[Drift {
+                reason: "planned".to_owned(),
+                ..drift()
+            }],
+            false,
+        );
+        assert!(
+            history.contains("earlier:") && history.contains("planned"),
+            "{history}"
+        );
+        let closed = Drift {
+            state: DriftState::Stale.into(),
+            ..drift()
+        };
+        assert!(!one(&closed, &[], false).contains("drift accept"));
+    }
+
+    #[test]
+    fn secrets_are_neither_shown_nor_accepted() {
+        let secret = Drift {
+            secret: true,
+            expected_json: String::new(),
+            actual_json: String::new(),
+            ..drift()
+        };
+        let text = one(&secret, &[], false);
+        assert!(
+            text.contains("secret") && !text.contains("drift accept"),
+            "{text}"
+        );
+        assert!(list(&[secret], false, 0).contains("(secret)"));
+    }
+
+    #[test]
+    fn what_is_hidden_is_counted() {
+        assert_eq!(list(&[], false, 0), "no drifts");
+        assert!(list(&[], false, 2).contains("2 hidden"));
+        let snoozed = Drift {
+            suppressed_by: Suppression::Policy.into(),
+            suppressed_by_policy: "noise".to_owned(),
+            ..drift()
+        };
+        assert!(list(&[snoozed], false, 0).contains("ignored by noise"));
+        let sweep = Sweep {
+            compared: 3,
+            drifts_opened: 1,
+            ..Sweep::default()
+        };
+        assert!(
+            detected(&sweep, &[], 1)
+                .starts_with("in sync; compared 3 resources, 1 opened; 1 hidden")
+        );
+        assert!(detected(&sweep, &[drift()], 0).starts_with("drifted; compared 3"));
+        let count = |verdict: Verdict, count| VerdictCount {
+            verdict: verdict.into(),
+            count,
+        };
+        let unseen = Sweep {
+            verdicts: vec![count(Verdict::InSync, 1), count(Verdict::NotObserved, 2)],
+            ..sweep
+        };
+        assert!(detected(&unseen, &[], 0).ends_with("1 opened; 2 not observed"));
+    }
+}

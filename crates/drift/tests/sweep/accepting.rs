@@ -1,0 +1,149 @@
+//! The life of a drift: found, silent while it stays, accepted, closed; and what may not be accepted.
+
+use steadfast_drift::AcceptRefusal;
+use steadfast_store::ReportOutcome;
+
+use crate::scene::{Scene, changed};
+
+/// The scenario that the project began with: a wrong size and a right region.
+#[tokio::test]
+async fn what_differs_is_found_accepted_and_found_no_more() {
+    for scene in Scene::both().await {
+        assert_eq!(
+            scene
+                .record("1", r#"{"size_slug":"s-1","region":"ams3"}"#)
+                .await,
+            1
+        );
+        let live = r#"{"size_slug":"s-2","region":"ams3","vcpus":2}"#;
+        assert_eq!(
+            scene.inventory(&[("1", live)]).await,
+            [ReportOutcome::First]
+        );
+        let tally = scene.sweep().await;
+        assert_eq!((tally.compared, tally.drifted, tally.opened), (1, 1, 1));
+        assert_eq!(
+            scene.open("1").await,
+            [changed("/size_slug", "\"s-1\"", "\"s-2\"")]
+        );
+        let events = scene.events("1").await;
+        assert_eq!(events, ["recorded", "appeared", "drift_detected"]);
+
+        let drift = scene.drifts("1", &["open"]).await.remove(0);
+        let adopted = scene.accept(&drift).await.unwrap();
+        assert_eq!(adopted.spec, r#"{"size_slug":"s-2","region":"ams3"}"#);
+        assert_eq!(adopted.spec_version, 2);
+        let tally = scene.sweep().await;
+        assert_eq!((tally.compared, tally.in_sync, tally.opened), (1, 1, 0));
+        assert_eq!(scene.open("1").await, []);
+        assert_eq!(scene.verdict("1").await, "in_sync");
+        let closed = scene.drifts("1", &["accepted"]).await.remove(0);
+        assert_eq!(
+            (closed.actor.as_str(), closed.reason.as_str()),
+            ("ann", "it is better")
+        );
+        assert_eq!(scene.accept(&drift).await, Err(AcceptRefusal::Closed));
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_accepted_that_was_not_seen() {
+    for scene in Scene::both().await {
+        scene.record("1", r#"{"a":1,"b":1,"c":1}"#).await;
+        scene.report("1", Some(r#"{"a":2,"b":2}"#)).await;
+        scene.sweep().await;
+        let seen = scene.drifts("1", &["open"]).await;
+        assert_eq!(seen.len(), 3);
+        // The value moved, and nothing has compared it yet: neither the old value nor the new one is taken.
+        scene.report("1", Some(r#"{"a":3,"b":2}"#)).await;
+        assert_eq!(
+            scene.accept(&seen[0]).await,
+            Err(AcceptRefusal::ActualChanged)
+        );
+        // Now the drift says so; what the operator saw before is refused.
+        scene.sweep().await;
+        assert_eq!(
+            scene.accept(&seen[0]).await,
+            Err(AcceptRefusal::DriftChanged)
+        );
+        let again = scene.drifts("1", &["open"]).await;
+        assert_eq!(again[0].actual.as_deref(), Some("3"));
+        assert_eq!((again[0].flips, again[0].version), (1, 2));
+        // The spec moved under it.
+        scene.record("1", r#"{"a":1,"b":1,"c":1,"d":1}"#).await;
+        assert_eq!(
+            scene.accept(&again[0]).await,
+            Err(AcceptRefusal::SpecChanged)
+        );
+        assert_eq!(scene.resource("1").await.spec_version, 2);
+        // What is still there is accepted, and the others stay acceptable as they were seen.
+        scene.report("1", Some(r#"{"a":3,"b":2,"d":1}"#)).await;
+        scene.sweep().await;
+        let now = scene.drifts("1", &["open"]).await;
+        for drift in &now {
+            scene.accept(drift).await.unwrap();
+        }
+        let adopted = scene.resource("1").await;
+        assert_eq!(adopted.spec, r#"{"a":3,"b":2,"d":1}"#);
+        assert_eq!(adopted.spec_version, 5);
+        scene.sweep().await;
+        assert_eq!(scene.verdict("1").await, "in_sync");
+    }
+}
+
+#[tokio::test]
+async fn secrets_are_compared_and_never_accepted() {
+    for scene in Scene::both().await {
+        let rules = scene.rules.of("cloud", "vm");
+        let spec = rules.redact(r#"{"password":"one"}"#).unwrap().into_owned();
+        let live = rules.redact(r#"{"password":"two"}"#).unwrap().into_owned();
+        assert!(!spec.contains("one") && !live.contains("two"));
+        scene.record("1", &spec).await;
+        scene.report("1", Some(&live)).await;
+        scene.sweep().await;
+        let drift = scene.drifts("1", &["open"]).await.remove(0);
+        assert!(drift.secret);
+        assert_eq!(scene.accept(&drift).await, Err(AcceptRefusal::Secret));
+        let key = scene.resource("1").await.key;
+        let events = scene.store.resource_events(key, 0, 10).await.unwrap();
+        assert_eq!(events.last().unwrap().detail, r#"{"kind":"changed"}"#);
+        // The same secret, seen again, agrees.
+        scene.report("1", Some(&spec)).await;
+        scene.sweep().await;
+        assert_eq!(scene.verdict("1").await, "in_sync");
+    }
+}
+
+#[tokio::test]
+async fn a_match_or_a_path_that_left_the_spec_closes_a_drift() {
+    for scene in Scene::both().await {
+        scene.record("1", r#"{"a":1,"b":1}"#).await;
+        scene.report("1", Some(r#"{"a":2,"b":2}"#)).await;
+        scene.sweep().await;
+        scene.report("1", Some(r#"{"a":1,"b":2}"#)).await;
+        let tally = scene.sweep().await;
+        assert_eq!((tally.opened, tally.closed), (0, 1));
+        scene.record("1", r#"{"a":1}"#).await;
+        // Nobody has looked since: nothing is closed by an old look.
+        scene.sweep().await;
+        assert_eq!(scene.verdict("1").await, "not_observed");
+        assert_eq!(scene.open("1").await, [changed("/b", "1", "2")]);
+        scene.report("1", Some(r#"{"a":1,"b":2}"#)).await;
+        scene.sweep().await;
+        assert_eq!(scene.open("1").await, []);
+        let stale = scene.drifts("1", &["stale"]).await;
+        let reasons: Vec<&str> = stale.iter().map(|row| row.reason.as_str()).collect();
+        assert_eq!(
+            reasons,
+            [
+                "it is as it was asked for again",
+                "it is as the new spec says, or that does not name it"
+            ]
+        );
+        // It comes back: another row, which remembers.
+        scene.report("1", Some(r#"{"a":7}"#)).await;
+        scene.sweep().await;
+        let open = scene.drifts("1", &["open"]).await.remove(0);
+        assert_eq!((open.path.as_str(), open.flips), ("/a", 1));
+    }
+}

@@ -1,0 +1,10 @@
+//! Sweeps on real databases: what they find, what they write, and that one runs at a time.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod accepting;
+mod hiding;
+mod inventories;
+mod model;
+mod quiet;
+mod replicas;
+mod scene;

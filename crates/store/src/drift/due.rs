@@ -1,0 +1,170 @@
+//! Which resources are to be compared, and from when on. Marking one again is a new generation: a comparison that was under way
+//! does not take it away then.
+
+use serde::Serialize;
+use sqlx::FromRow;
+
+use super::json;
+use crate::{
+    Engine, Error, Store,
+    engine::{Sql, Tx, statements},
+};
+
+/// Resources marked in one transaction.
+const BATCH: i64 = 5_000;
+
+statements! {
+    /// Marks resources. The numbers are in order, so that no two transactions wait for each other in a circle.
+    MARK = "drift_due_mark" => [
+        postgres {
+            "INSERT INTO drift_due (key, generation, due_us) \
+             SELECT e.key, 1, coalesce(e.due_us, " now ") FROM unnest($1::bigint[], $2::bigint[]) AS e(key, due_us) ORDER BY e.key \
+             ON CONFLICT (key) DO UPDATE SET generation = drift_due.generation + 1, \
+                 due_us = least(drift_due.due_us, excluded.due_us)"
+        }
+        sqlite {
+            "INSERT INTO drift_due (key, generation, due_us) \
+             SELECT e.value ->> 'key', 1, coalesce(e.value ->> 'due_us', " now ") FROM json_each($1) e WHERE true \
+             ON CONFLICT (key) DO UPDATE SET generation = drift_due.generation + 1, \
+                 due_us = min(drift_due.due_us, excluded.due_us)"
+        }
+    ];
+    /// The next resources after a number, of one provider and type or of all.
+    SOME = "drift_due_some" => [
+        "SELECT key FROM drift_resource WHERE key > $1 AND ($2 = '' OR provider = $2) AND ($3 = '' OR type = $3) \
+         ORDER BY key LIMIT $4"
+    ];
+    /// The next resources after a number that have open drifts.
+    DRIFTED = "drift_due_drifted" => [
+        "SELECT DISTINCT o.key FROM drift o JOIN drift_resource r ON r.key = o.key WHERE o.state = 'open' AND o.key > $1 \
+         AND ($2 = '' OR r.provider = $2) AND ($3 = '' OR r.type = $3) ORDER BY o.key LIMIT $4"
+    ];
+    /// How many are due.
+    COUNT = "drift_due_count" => [
+        "SELECT count(*) AS key FROM drift_due WHERE due_us <= (SELECT " now ")"
+    ];
+    /// The value of a generation.
+    GENERATION = "drift_generation_get" => ["SELECT value FROM drift_generation WHERE name = $1"];
+    /// Sets it.
+    SET_GENERATION = "drift_generation_set" => [
+        "INSERT INTO drift_generation (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+    ];
+}
+
+/// A resource that is to be compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub(super) struct Due {
+    pub(super) key: i64,
+    /// Not before this; `None` for now.
+    pub(super) due_us: Option<i64>,
+}
+
+#[derive(FromRow)]
+struct KeyRow {
+    key: i64,
+}
+
+#[derive(FromRow)]
+struct ValueRow {
+    value: String,
+}
+
+// === impl Due ===
+
+impl Due {
+    pub(super) fn now(key: i64) -> Self {
+        Self { key, due_us: None }
+    }
+}
+
+/// Marks resources; each must be there once, in order of the numbers.
+pub(super) async fn mark(tx: &mut Tx, due: &[Due]) -> Result<(), Error> {
+    if due.is_empty() {
+        return Ok(());
+    }
+    debug_assert!(due.is_sorted_by(|one, next| one.key < next.key));
+    let marked = match tx.engine() {
+        Engine::Postgres => {
+            let (keys, times) = due.iter().map(|due| (due.key, due.due_us)).unzip();
+            tx.statement(&MARK)
+                .bind_column::<i64>(keys)
+                .bind_column::<Option<i64>>(times)
+        }
+        Engine::Sqlite => tx.statement(&MARK).bind(json(due)?),
+    };
+    marked.execute().await?;
+    Ok(())
+}
+
+/// Makes resources due that have open drifts, of one provider or of all. It is all that a change of policies can concern.
+pub(super) async fn mark_drifted(tx: &mut Tx, provider: &str) -> Result<(), Error> {
+    let mut after = 0;
+    while let Some((last, _)) = mark_next(tx, &DRIFTED, after, provider, "").await? {
+        after = last;
+    }
+    Ok(())
+}
+
+/// Marks the next batch of those that a statement selects. Returns the last one, and how many they are.
+async fn mark_next(
+    tx: &mut Tx,
+    select: &'static Sql,
+    after: i64,
+    provider: &str,
+    kind: &str,
+) -> Result<Option<(i64, u64)>, Error> {
+    let selected = tx.statement(select).bind(after).bind(provider);
+    let rows: Vec<KeyRow> = selected.bind(kind).bind(BATCH).all().await?;
+    let due: Vec<Due> = rows.iter().map(|row| Due::now(row.key)).collect();
+    mark(tx, &due).await?;
+    Ok(due.last().map(|last| (last.key, due.len() as u64)))
+}
+
+impl Store {
+    /// How many resources are due.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn due_resources(&self) -> Result<i64, Error> {
+        let row: KeyRow = self.db().read(&COUNT).one().await?;
+        Ok(row.key)
+    }
+
+    /// Makes all resources of a provider and a type due, where the empty text means all; a batch at a time. Returns how many.
+    ///
+    /// # Errors
+    /// If the database does not answer; some may be due then.
+    pub async fn make_due(&self, provider: &str, kind: &str) -> Result<u64, Error> {
+        let (mut after, mut made) = (0, 0);
+        loop {
+            let mut tx = self.db().begin().await?;
+            let Some((last, marked)) = mark_next(&mut tx, &SOME, after, provider, kind).await?
+            else {
+                tx.rollback().await?;
+                return Ok(made);
+            };
+            tx.commit().await?;
+            after = last;
+            made += marked;
+        }
+    }
+
+    /// The value of a generation; empty if it was never set.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn drift_generation(&self, name: &str) -> Result<String, Error> {
+        let row: Option<ValueRow> = self.db().read(&GENERATION).bind(name).optional().await?;
+        Ok(row.map_or_else(String::new, |row| row.value))
+    }
+
+    /// Sets a generation. Make due what depends on it before: if that was interrupted, it is begun again.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn set_drift_generation(&self, name: &str, value: &str) -> Result<(), Error> {
+        let set = self.db().write(&SET_GENERATION).bind(name).bind(value);
+        set.execute().await?;
+        Ok(())
+    }
+}

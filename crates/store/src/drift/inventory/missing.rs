@@ -1,0 +1,236 @@
+//! What a complete inventory did not see.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+use sqlx::FromRow;
+
+use super::{
+    super::{
+        ResourceName, count,
+        due::{self, Due},
+        event::{self, NewEvent},
+        json, resource, seen,
+    },
+    InventoryRow,
+};
+use crate::{
+    Change, Engine, Error,
+    engine::{Tx, statements},
+};
+
+/// Resources of a scope looked at in one statement.
+const PAGE: i64 = 5_000;
+
+statements! {
+    /// Resources of a provider, of one type or of all, in order of their names.
+    SCOPE = "drift_inventory_scope" => [
+        "SELECT key, type AS kind, id FROM drift_resource WHERE provider = $1 AND (type, id) > ($2, $3) AND ($4 = '' OR type = $4) \
+         ORDER BY type, id LIMIT $5"
+    ];
+    /// How things stand with those that were not seen.
+    STANDING = "drift_inventory_standing" => [
+        postgres {
+            "SELECT r.key, r.type AS kind, r.id, r.recorded, r.writes, r.recorded_us, r.applied_us, \
+                    coalesce(l.version, 0) AS live_version, coalesce(l.observed_us, 0) AS observed_us, \
+                    coalesce(l.misses, 0) AS misses, coalesce(l.missed_us, 0) AS missed_us \
+             FROM unnest($1::bigint[]) AS e(key) CROSS JOIN LATERAL (SELECT * FROM drift_resource r WHERE r.key = e.key LIMIT 1) r \
+             LEFT JOIN LATERAL (SELECT * FROM drift_live l WHERE l.key = e.key LIMIT 1) l ON true ORDER BY r.key"
+        }
+        sqlite {
+            "SELECT r.key, r.type AS kind, r.id, r.recorded, r.writes, r.recorded_us, r.applied_us, \
+                    coalesce(l.version, 0) AS live_version, coalesce(l.observed_us, 0) AS observed_us, \
+                    coalesce(l.misses, 0) AS misses, coalesce(l.missed_us, 0) AS missed_us \
+             FROM json_each($1) e CROSS JOIN drift_resource r ON r.key = e.value \
+             LEFT JOIN drift_live l ON l.key = r.key ORDER BY r.key"
+        }
+    ];
+    /// Counts a miss, unless the resource was seen since the inventory began.
+    MISS = "drift_inventory_miss" => [
+        postgres {
+            "INSERT INTO drift_live (key, version, observed_us, inventory, misses, missed_us, transition, digest, attributes) \
+             SELECT e.key, 1, CASE WHEN e.misses = 2 THEN $2 ELSE 0 END, 0, e.misses, $2, '', '', '' \
+             FROM unnest($1::bigint[], $3::bigint[]) AS e(key, misses) ORDER BY e.key \
+             ON CONFLICT (key) DO UPDATE SET version = drift_live.version + 1, misses = excluded.misses, \
+                 missed_us = excluded.missed_us, inventory = CASE WHEN excluded.misses = 2 THEN $4 ELSE drift_live.inventory END, \
+                 transition = CASE WHEN excluded.misses = 2 THEN '' ELSE drift_live.transition END, \
+                 observed_us = CASE WHEN excluded.misses = 2 THEN $2 ELSE drift_live.observed_us END \
+             WHERE drift_live.observed_us < $2 RETURNING key, version"
+        }
+        sqlite {
+            "INSERT INTO drift_live (key, version, observed_us, inventory, misses, missed_us, transition, digest, attributes) \
+             SELECT e.value ->> 'key', 1, CASE WHEN e.value ->> 'misses' = 2 THEN $2 ELSE 0 END, 0, e.value ->> 'misses', $2, '', '', '' \
+             FROM json_each($1) e WHERE true \
+             ON CONFLICT (key) DO UPDATE SET version = drift_live.version + 1, misses = excluded.misses, \
+                 missed_us = excluded.missed_us, inventory = CASE WHEN excluded.misses = 2 THEN $4 ELSE drift_live.inventory END, \
+                 transition = CASE WHEN excluded.misses = 2 THEN '' ELSE drift_live.transition END, \
+                 observed_us = CASE WHEN excluded.misses = 2 THEN $2 ELSE drift_live.observed_us END \
+             WHERE drift_live.observed_us < $2 AND $3 IS NULL RETURNING key, version"
+        }
+    ];
+}
+
+#[derive(FromRow)]
+struct ScopeRow {
+    key: i64,
+    kind: String,
+    id: String,
+}
+
+#[derive(FromRow)]
+struct StandingRow {
+    key: i64,
+    kind: String,
+    id: String,
+    recorded: bool,
+    writes: i64,
+    recorded_us: i64,
+    applied_us: Option<i64>,
+    live_version: i64,
+    observed_us: i64,
+    misses: i64,
+    missed_us: i64,
+}
+
+#[derive(Serialize)]
+struct Miss {
+    key: i64,
+    misses: i64,
+}
+
+#[derive(FromRow)]
+struct MissedRow {
+    key: i64,
+    version: i64,
+}
+
+// === impl StandingRow ===
+
+impl StandingRow {
+    /// How often in a row it is missing, if a complete inventory that began then did not have it; `None` if that says nothing.
+    fn misses_after(&self, start_us: i64) -> Option<i64> {
+        let expected = self.recorded
+            && self.recorded_us < start_us
+            && self.applied_us.is_some_and(|applied| applied < start_us);
+        let was_there = self.live_version > 0 && !self.recorded;
+        if self.observed_us >= start_us || self.missed_us >= start_us || !(expected || was_there) {
+            return None;
+        }
+        let since = self.applied_us.unwrap_or(0);
+        match self.misses {
+            0 => Some(1),
+            1 if self.missed_us > since => Some(2),
+            1 => Some(1),
+            // Gone, and asked for again meanwhile.
+            _ if self.observed_us <= since => Some(1),
+            _ => None,
+        }
+    }
+}
+
+/// Counts a miss for everything in the scope that was not seen. Returns how many were not, and what to announce.
+pub(super) async fn miss(
+    tx: &mut Tx,
+    inventory: &InventoryRow,
+    seen: &seen::KeySet,
+) -> Result<(i64, Vec<Change>), Error> {
+    let mut types = inventory.type_list();
+    if types.is_empty() {
+        types.push(String::new());
+    }
+    let (mut missed, mut changes) = (0, Vec::new());
+    for kind in types {
+        let mut after = (kind.clone(), String::new());
+        loop {
+            let rows: Vec<ScopeRow> = tx
+                .statement(&SCOPE)
+                .bind(&inventory.provider)
+                .bind(&after.0)
+                .bind(&after.1)
+                .bind(&kind)
+                .bind(PAGE)
+                .all()
+                .await?;
+            let unseen = rows.iter().filter(|row| !seen.contains(row.key));
+            let unseen: Vec<i64> = unseen.map(|row| row.key).collect();
+            let Some(last) = rows.into_iter().next_back() else {
+                break;
+            };
+            after = (last.kind, last.id);
+            if !unseen.is_empty() {
+                missed += miss_some(tx, inventory, &unseen, &mut changes).await?;
+            }
+        }
+    }
+    Ok((missed, changes))
+}
+
+async fn miss_some(
+    tx: &mut Tx,
+    inventory: &InventoryRow,
+    unseen: &[i64],
+    changes: &mut Vec<Change>,
+) -> Result<i64, Error> {
+    let standing = match tx.engine() {
+        Engine::Postgres => tx.statement(&STANDING).bind_column(unseen.to_vec()),
+        Engine::Sqlite => tx.statement(&STANDING).bind(json(unseen)?),
+    };
+    let standing: Vec<StandingRow> = standing.all().await?;
+    let known = |row: &&StandingRow| row.recorded || row.live_version > 0 && row.misses < 2;
+    let missed = count(standing.iter().filter(known).count());
+    let misses: Vec<Miss> = standing
+        .iter()
+        .filter_map(|row| {
+            let misses = row.misses_after(inventory.start_us)?;
+            Some(Miss {
+                key: row.key,
+                misses,
+            })
+        })
+        .collect();
+    if misses.is_empty() {
+        return Ok(missed);
+    }
+    let counted = match tx.engine() {
+        Engine::Postgres => {
+            let (keys, counts) = misses.iter().map(|miss| (miss.key, miss.misses)).unzip();
+            let counted = tx.statement(&MISS).bind_column::<i64>(keys);
+            counted
+                .bind(inventory.start_us)
+                .bind_column::<i64>(counts)
+                .bind(inventory.key)
+        }
+        Engine::Sqlite => tx
+            .statement(&MISS)
+            .bind(json(&misses)?)
+            .bind(inventory.start_us)
+            .bind(None::<i64>)
+            .bind(inventory.key),
+    };
+    let counted: Vec<MissedRow> = counted.all().await?;
+    let versions: HashMap<i64, i64> = counted.iter().map(|row| (row.key, row.version)).collect();
+    let (mut events, mut missing) = (Vec::new(), Vec::new());
+    let after: HashMap<i64, i64> = misses.iter().map(|miss| (miss.key, miss.misses)).collect();
+    for row in &standing {
+        let (Some(version), Some(misses)) = (versions.get(&row.key), after.get(&row.key)) else {
+            continue;
+        };
+        let name = ResourceName {
+            provider: inventory.provider.clone(),
+            kind: row.kind.clone(),
+            id: row.id.clone(),
+        };
+        changes.push(resource::change(&name, row.writes, *version));
+        missing.push(Due::now(row.key));
+        if *misses == 2 {
+            events.push(NewEvent {
+                key: row.key,
+                kind: "gone",
+                ..NewEvent::default()
+            });
+        }
+    }
+    due::mark(tx, &missing).await?;
+    event::add(tx, &events).await?;
+    Ok(missed)
+}

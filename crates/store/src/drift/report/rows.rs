@@ -1,0 +1,204 @@
+//! What reports read and write.
+
+use serde::Serialize;
+use sqlx::FromRow;
+
+use super::super::json;
+use crate::{
+    Engine, Error,
+    engine::{Tx, statements},
+};
+
+statements! {
+    /// An inventory that does not end before the transaction does.
+    INVENTORY = "drift_report_inventory" => [
+        "SELECT i.key, i.provider, i.types, i.state, i.start_us FROM drift_inventory i WHERE i.id = $1" for_share
+    ];
+    /// What is known of each.
+    READ = "drift_report_read" => [
+        postgres {
+            "SELECT e.ord, r.key, r.writes, r.recorded, r.applied_us, l.version, l.observed_us, l.missed_us, l.misses, l.inventory, \
+                    l.attributes = '' AS blank, l.digest = e.digest AND l.transition = e.transition AS same, \
+                    (SELECT i.state FROM drift_inventory i WHERE i.key = l.inventory) AS inventory_state \
+             FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[]) \
+                 AS e(ord, provider, type, id, digest, transition) \
+             CROSS JOIN LATERAL (SELECT * FROM drift_resource r WHERE r.provider = e.provider COLLATE \"C\" \
+                 AND r.type = e.type COLLATE \"C\" AND r.id = e.id COLLATE \"C\" LIMIT 1) r \
+             LEFT JOIN LATERAL (SELECT * FROM drift_live l WHERE l.key = r.key LIMIT 1) l ON true"
+        }
+        sqlite {
+            "SELECT e.value ->> 'ord' AS ord, r.key, r.writes, r.recorded, r.applied_us, l.version, l.observed_us, l.missed_us, l.misses, \
+                    l.inventory, l.attributes = '' AS blank, \
+                    l.digest = e.value ->> 'digest' AND l.transition = e.value ->> 'transition' AS same, \
+                    (SELECT i.state FROM drift_inventory i WHERE i.key = l.inventory) AS inventory_state \
+             FROM json_each($1) e CROSS JOIN drift_resource r ON r.provider = e.value ->> 'provider' \
+                 AND r.type = e.value ->> 'kind' AND r.id = e.value ->> 'id' \
+             LEFT JOIN drift_live l ON l.key = r.key"
+        }
+    ];
+    /// Inventories of a provider that began after a time, and have not failed.
+    LATER = "drift_report_later" => [
+        "SELECT i.key, i.start_us FROM drift_inventory i WHERE i.provider = $1 AND i.start_us > $2 AND i.state <> 'failed'"
+    ];
+    /// Writes what is new, unless something newer was written meanwhile.
+    WRITE = "drift_report_write" => [
+        postgres {
+            "INSERT INTO drift_live (key, version, observed_us, inventory, misses, missed_us, transition, digest, attributes) \
+             SELECT e.key, 1, e.observed_us, e.inventory, e.misses, 0, e.transition, e.digest, e.attributes \
+             FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::text[]) \
+                 AS e(key, observed_us, inventory, misses, transition, digest, attributes) ORDER BY e.key \
+             ON CONFLICT (key) DO UPDATE SET version = drift_live.version + 1, observed_us = excluded.observed_us, \
+                 inventory = excluded.inventory, misses = excluded.misses, missed_us = 0, \
+                 transition = excluded.transition, digest = excluded.digest, attributes = excluded.attributes \
+             WHERE drift_live.observed_us <= excluded.observed_us RETURNING key, version"
+        }
+        sqlite {
+            "INSERT INTO drift_live (key, version, observed_us, inventory, misses, missed_us, transition, digest, attributes) \
+             SELECT e.value ->> 'key', 1, e.value ->> 'observed_us', e.value ->> 'inventory', e.value ->> 'misses', 0, \
+                    e.value ->> 'transition', e.value ->> 'digest', e.value ->> 'attributes' FROM json_each($1) e WHERE true \
+             ON CONFLICT (key) DO UPDATE SET version = drift_live.version + 1, observed_us = excluded.observed_us, \
+                 inventory = excluded.inventory, misses = excluded.misses, missed_us = 0, \
+                 transition = excluded.transition, digest = excluded.digest, attributes = excluded.attributes \
+             WHERE drift_live.observed_us <= excluded.observed_us RETURNING key, version"
+        }
+    ];
+    /// Moves the time of what is as it was.
+    TOUCH = "drift_report_touch" => [
+        postgres {
+            "UPDATE drift_live l SET observed_us = e.observed_us, inventory = e.inventory \
+             FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS e(key, observed_us, inventory) \
+             WHERE l.key = e.key AND l.key = ANY ($1::bigint[]) AND l.observed_us <= e.observed_us"
+        }
+        sqlite {
+            "UPDATE drift_live SET observed_us = e.value ->> 'observed_us', inventory = e.value ->> 'inventory' \
+             FROM json_each($1) e WHERE drift_live.key = e.value ->> 'key' AND drift_live.observed_us <= e.value ->> 'observed_us'"
+        }
+    ];
+}
+
+#[derive(FromRow)]
+pub(super) struct InventoryRow {
+    pub(super) key: i64,
+    pub(super) provider: String,
+    pub(super) types: String,
+    pub(super) state: String,
+    pub(super) start_us: i64,
+}
+
+#[derive(Serialize)]
+pub(super) struct Asked<'a> {
+    pub(super) ord: i64,
+    pub(super) provider: &'a str,
+    pub(super) kind: &'a str,
+    pub(super) id: &'a str,
+    pub(super) digest: &'a str,
+    pub(super) transition: &'a str,
+}
+
+#[derive(FromRow)]
+pub(super) struct KnownRow {
+    pub(super) ord: i64,
+    pub(super) key: i64,
+    pub(super) writes: i64,
+    pub(super) recorded: bool,
+    pub(super) applied_us: Option<i64>,
+    pub(super) version: Option<i64>,
+    pub(super) observed_us: Option<i64>,
+    pub(super) missed_us: Option<i64>,
+    pub(super) misses: Option<i64>,
+    pub(super) inventory: Option<i64>,
+    pub(super) blank: Option<bool>,
+    pub(super) same: Option<bool>,
+    pub(super) inventory_state: Option<String>,
+}
+
+#[derive(FromRow)]
+pub(super) struct LaterRow {
+    pub(super) key: i64,
+    pub(super) start_us: i64,
+}
+
+#[derive(Serialize)]
+pub(super) struct Write<'a> {
+    pub(super) key: i64,
+    pub(super) observed_us: i64,
+    pub(super) inventory: i64,
+    pub(super) misses: i64,
+    pub(super) transition: &'a str,
+    pub(super) digest: &'a str,
+    pub(super) attributes: &'a str,
+}
+
+#[derive(FromRow)]
+pub(super) struct WrittenRow {
+    pub(super) key: i64,
+    pub(super) version: i64,
+}
+
+/// An inventory that does not end before the transaction does.
+pub(super) async fn inventory(tx: &mut Tx, id: &str) -> Result<Option<InventoryRow>, Error> {
+    tx.statement(&INVENTORY).bind(id).optional().await
+}
+
+/// Inventories of a provider that began after a time, and have not failed.
+pub(super) async fn later(
+    tx: &mut Tx,
+    provider: &str,
+    after_us: i64,
+) -> Result<Vec<LaterRow>, Error> {
+    let later = tx.statement(&LATER).bind(provider).bind(after_us);
+    later.all().await
+}
+
+/// What is known of the resources that are there.
+pub(super) async fn read(tx: &mut Tx, asked: &[Asked<'_>]) -> Result<Vec<KnownRow>, Error> {
+    let read = match tx.engine() {
+        Engine::Postgres => tx
+            .statement(&READ)
+            .bind_column::<i64>(asked.iter().map(|asked| asked.ord).collect())
+            .bind_column::<&str>(asked.iter().map(|asked| asked.provider).collect())
+            .bind_column::<&str>(asked.iter().map(|asked| asked.kind).collect())
+            .bind_column::<&str>(asked.iter().map(|asked| asked.id).collect())
+            .bind_column::<&str>(asked.iter().map(|asked| asked.digest).collect())
+            .bind_column::<&str>(asked.iter().map(|asked| asked.transition).collect()),
+        Engine::Sqlite => tx.statement(&READ).bind(json(asked)?),
+    };
+    read.all().await
+}
+
+/// Writes what is new, in the order of the numbers, and returns what was not overtaken.
+pub(super) async fn write(tx: &mut Tx, writes: &[Write<'_>]) -> Result<Vec<WrittenRow>, Error> {
+    if writes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let written = match tx.engine() {
+        Engine::Postgres => tx
+            .statement(&WRITE)
+            .bind_column::<i64>(writes.iter().map(|write| write.key).collect())
+            .bind_column::<i64>(writes.iter().map(|write| write.observed_us).collect())
+            .bind_column::<i64>(writes.iter().map(|write| write.inventory).collect())
+            .bind_column::<i64>(writes.iter().map(|write| write.misses).collect())
+            .bind_column::<&str>(writes.iter().map(|write| write.transition).collect())
+            .bind_column::<&str>(writes.iter().map(|write| write.digest).collect())
+            .bind_column::<&str>(writes.iter().map(|write| write.attributes).collect()),
+        Engine::Sqlite => tx.statement(&WRITE).bind(json(writes)?),
+    };
+    written.all().await
+}
+
+/// Moves the times of what is as it was.
+pub(super) async fn touch(tx: &mut Tx, touches: &[Write<'_>]) -> Result<(), Error> {
+    if touches.is_empty() {
+        return Ok(());
+    }
+    let touched = match tx.engine() {
+        Engine::Postgres => tx
+            .statement(&TOUCH)
+            .bind_column::<i64>(touches.iter().map(|touch| touch.key).collect())
+            .bind_column::<i64>(touches.iter().map(|touch| touch.observed_us).collect())
+            .bind_column::<i64>(touches.iter().map(|touch| touch.inventory).collect()),
+        Engine::Sqlite => tx.statement(&TOUCH).bind(json(touches)?),
+    };
+    touched.execute().await?;
+    Ok(())
+}

@@ -1,0 +1,7 @@
+//! Resources, their drifts and policies, by the real program.
+
+mod cli;
+mod life;
+mod python;
+mod refusing;
+mod stage;
