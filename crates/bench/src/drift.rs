@@ -61,6 +61,7 @@ struct Measured {
     opened_per_s: Series,
     commits_per_thousand_opened: Series,
     rss_mib: Series,
+    drifted_rss_mib: Series,
 }
 
 pub(crate) async fn run(options: &Options, args: &DriftArgs) -> Result<Report, Error> {
@@ -73,6 +74,7 @@ pub(crate) async fn run(options: &Options, args: &DriftArgs) -> Result<Report, E
         ..ClusterOptions::default()
     })
     .await;
+    let ring_bytes = program.setting("watch", "ring_bytes")?;
     let mut all = Vec::new();
     for &resources in &args.resources {
         let url = cluster.create_database(&format!("drift_{resources}")).await;
@@ -89,6 +91,7 @@ pub(crate) async fn run(options: &Options, args: &DriftArgs) -> Result<Report, E
             server: &server,
             floor: &floor,
             rounds: options.rounds,
+            ring_bytes,
         };
         all.push(scene.measure(resources).await?);
     }
@@ -100,6 +103,7 @@ struct Scene<'a> {
     server: &'a Server,
     floor: &'a Floor,
     rounds: u32,
+    ring_bytes: u64,
 }
 
 /// What a server and its database count by themselves.
@@ -113,6 +117,7 @@ struct Counters {
 impl Scene<'_> {
     async fn measure(&self, resources: u32) -> Result<Measured, Error> {
         let agent = Agent::connect(self.server.grpc_address()).await?;
+        agent.fill_ring(self.ring_bytes).await?;
         let mut fleet = Fleet::new(resources);
         let mut measured = Measured {
             resources,
@@ -138,6 +143,10 @@ impl Scene<'_> {
         let resident = process::memory(self.server.pid())?.peak;
         measured.rss_mib.push(resident as f64 / f64::from(1 << 20));
         self.drifted(&agent, &mut fleet, &mut measured).await?;
+        let resident = process::memory(self.server.pid())?.peak;
+        measured
+            .drifted_rss_mib
+            .push(resident as f64 / f64::from(1 << 20));
         eprintln!(
             "{resources} resources: {:.0} records/s; reports/s {:.0} first, {:.0} changed; {:.0} drifts opened/s; {:.0} MiB",
             last(&measured.record_per_s),
@@ -384,6 +393,7 @@ fn add(report: &mut Report, measured: &Measured) {
             &measured.report_unchanged_per_s,
         ),
         ("peak_rss_mib", "MiB", &measured.rss_mib),
+        ("all_drifted_peak_rss_mib", "MiB", &measured.drifted_rss_mib),
     ] {
         report.plain(&format!("{prefix}_{name}"), unit, series);
     }

@@ -492,7 +492,8 @@ async fn pending_and_unrecorded_resources_have_their_own_ways() {
         assert_eq!(refused.reason, "DRIFT_CLOSED");
 
         // A type that is declared so reports what nobody recorded; to accept it is to record it.
-        let mut volume = super::stage::observation("9", &json!({ "size_gb": 10 }));
+        let mut volume =
+            super::stage::observation("9", &json!({ "size_gb": 10, "password": "hunter2" }));
         volume.key = key("volume", "9");
         stage
             .report_all("", vec![volume])
@@ -503,6 +504,18 @@ async fn pending_and_unrecorded_resources_have_their_own_ways() {
         assert_eq!(
             (unmanaged.kind(), unmanaged.severity()),
             (DriftKind::Unmanaged, Severity::Info)
+        );
+        // All of it is shown, but for its secret; not even the secret's hash.
+        let shown: serde_json::Value =
+            serde_json::from_str(&unmanaged.actual_json).expect("a document");
+        assert_eq!(shown["size_gb"], 10);
+        let events = ["resource", "events", "do/volume/9", "-o", "json"];
+        let events = stage.server.cli(&events).await;
+        assert!(events.success().contains("drift"), "{events:?}");
+        let told = format!("{unmanaged:?}{}", events.success());
+        assert!(
+            !told.contains("hunter") && !told.contains("$hash"),
+            "{told}"
         );
         let accepted = stage
             .accept(&unmanaged.id, &unmanaged.etag)

@@ -32,6 +32,12 @@ kind = "secret"
 
 [[drift.comparator]]
 provider = "do"
+type = "volume"
+path = "/password"
+kind = "secret"
+
+[[drift.comparator]]
+provider = "do"
 type = "droplet"
 path = "/boot_order"
 kind = "ordered"

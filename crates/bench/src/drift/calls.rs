@@ -10,7 +10,10 @@ use steadfast_api::{
         SweepState, drift_service_client::DriftServiceClient, report_resources_response::result,
         resource_service_client::ResourceServiceClient,
     },
-    watch::v1::{GetHeadRequest, watch_service_client::WatchServiceClient},
+    watch::v1::{
+        GetHeadRequest, Op, PublishRequest, publish_request,
+        watch_service_client::WatchServiceClient,
+    },
 };
 use tonic::transport::Channel;
 
@@ -23,6 +26,10 @@ const CONNECTIONS: usize = 4;
 const RECORDS: usize = 256;
 /// Calls of ReportResources in flight.
 const REPORTS: usize = 4;
+/// Calls of Publish in flight.
+const PUBLISHES: usize = 64;
+/// Bytes of one payload: as many as the server takes.
+const PAYLOAD_BYTES: usize = 4_096;
 /// Resources in one of those.
 const BATCH: u32 = 1_000;
 /// How long the sweep is waited for that an inventory caused.
@@ -73,6 +80,34 @@ impl Agent {
             channels.push(load::connect(address).await?);
         }
         Ok(Self { channels })
+    }
+
+    /// Publishes as much as the server keeps in memory for its subscribers, so that its growth afterwards has other reasons.
+    pub(super) async fn fill_ring(&self, bytes: u64) -> Result<(), Error> {
+        let count = bytes.div_ceil(PAYLOAD_BYTES as u64);
+        let payload = prost::bytes::Bytes::from(vec![0; PAYLOAD_BYTES]);
+        stream::iter((0..count).map(Ok))
+            .try_for_each_concurrent(PUBLISHES, |number| {
+                let channel = &self.channels[number as usize % self.channels.len()];
+                let mut client = WatchServiceClient::new(channel.clone());
+                let change = publish_request::Change {
+                    topic: "app/bench".to_owned(),
+                    key: number.to_string(),
+                    op: Op::Upsert.into(),
+                    etag: String::new(),
+                    payload: payload.clone(),
+                };
+                async move {
+                    let request = PublishRequest {
+                        changes: vec![change],
+                        origin: "steadfast-bench".to_owned(),
+                        request_id: String::new(),
+                    };
+                    client.publish(request).await?;
+                    Ok::<(), Error>(())
+                }
+            })
+            .await
     }
 
     fn channel(&self, number: usize) -> Channel {

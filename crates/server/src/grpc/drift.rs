@@ -96,7 +96,11 @@ impl DriftEdge {
                 self.wakeups.kick();
                 let recorded = Some(&scene.resource).filter(|resource| resource.recorded);
                 Ok(api::AcceptDriftResponse {
-                    drift: Some(message::drift(&scene.drift, self.now().await?)),
+                    drift: Some(message::drift(
+                        &scene.drift,
+                        self.now().await?,
+                        self.rules(),
+                    )),
                     resource: recorded.map(|resource| message::resource(resource, self.rules())),
                 })
             }
@@ -218,7 +222,7 @@ impl DriftService for DriftEdge {
                     break 'all hidden;
                 }
                 before.clone_from(&row.id);
-                page.push(message::drift(row, now));
+                page.push(message::drift(row, now, self.rules()));
             }
             if last {
                 break hidden;
@@ -240,7 +244,7 @@ impl DriftService for DriftEdge {
         let row = self.store.drift(&id).await.map_err(refused)?;
         let row = row.ok_or_else(|| drift_not_found(&id))?;
         Ok(Response::new(api::GetDriftResponse {
-            drift: Some(message::drift(&row, self.now().await?)),
+            drift: Some(message::drift(&row, self.now().await?, self.rules())),
         }))
     }
 
@@ -301,7 +305,11 @@ impl DriftService for DriftEdge {
             Accepted::Done(scene) => {
                 self.wakeups.kick();
                 Ok(Response::new(api::SnoozeDriftResponse {
-                    drift: Some(message::drift(&scene.drift, self.now().await?)),
+                    drift: Some(message::drift(
+                        &scene.drift,
+                        self.now().await?,
+                        self.rules(),
+                    )),
                 }))
             }
             Accepted::Refused(SnoozeRefusal::Accept(refusal)) => {

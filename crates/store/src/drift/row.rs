@@ -202,7 +202,7 @@ pub(super) async fn drift_in(tx: &mut Tx, id: &str) -> Result<Option<DriftRow>, 
     tx.statement(&GET).bind(id).optional().await
 }
 
-/// What an event says of a drift.
+/// What an event says of a drift. A whole document is not repeated there: it may have secrets, which only its type's rules know.
 pub(super) fn detail(
     kind: &str,
     secret: bool,
@@ -210,7 +210,7 @@ pub(super) fn detail(
     actual: Option<&str>,
 ) -> String {
     let value = |text: Option<&str>| {
-        text.filter(|_| !secret)
+        text.filter(|_| !secret && kind != "unmanaged")
             .map(|text| serde_json::from_str(text).unwrap_or_else(|_| text.into()))
     };
     let mut detail = serde_json::Map::new();

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use steadfast_api::drift::v1 as api;
-use steadfast_drift::{Rules, SweepTally, Verdict, flap};
+use steadfast_drift::{Rules, SweepTally, TypeRules, Verdict, flap};
 use steadfast_store::{
     DriftEventRow, DriftRow, InventoryRow, PolicyRow, ReportOutcome, ResourceRow, SweepRow,
 };
@@ -107,7 +107,7 @@ pub(super) fn summary(row: &ResourceRow) -> api::Resource {
     }
 }
 
-pub(super) fn event(row: &DriftEventRow) -> api::ResourceEvent {
+pub(super) fn event(row: &DriftEventRow, rules: &TypeRules) -> api::ResourceEvent {
     use api::ResourceEventKind as Kind;
     let kind = match row.kind.as_str() {
         "recorded" => Kind::Recorded,
@@ -130,8 +130,21 @@ pub(super) fn event(row: &DriftEventRow) -> api::ResourceEvent {
         drift_id: row.drift_id.clone(),
         actor: row.actor.clone(),
         reason: row.reason.clone(),
-        detail_json: row.detail.clone(),
+        detail_json: match rules.is_secret(&row.path) {
+            true => without_values(&row.detail),
+            false => row.detail.clone(),
+        },
     }
+}
+
+/// What an event says, without what was asked for and what was there. Text that is no object is not shown at all.
+fn without_values(detail: &str) -> String {
+    let mut detail: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(detail).unwrap_or_default();
+    for name in ["expected", "actual"] {
+        detail.remove(name);
+    }
+    serde_json::Value::Object(detail).to_string()
 }
 
 pub(super) fn inventory(row: &InventoryRow) -> api::Inventory {
@@ -169,7 +182,10 @@ pub(super) fn report_outcome(outcome: ReportOutcome) -> Option<api::ReportOutcom
     })
 }
 
-pub(super) fn drift(row: &DriftRow, now: Timestamp) -> api::Drift {
+/// A drift with its values, as they may be shown: what is secret by now was not always.
+pub(super) fn drift(row: &DriftRow, now: Timestamp, rules: &Rules) -> api::Drift {
+    let rules = rules.of(&row.provider, &row.resource_kind);
+    let secret = row.secret || rules.is_secret(&row.path);
     let kind = match row.kind.as_str() {
         "changed" => api::DriftKind::Changed,
         "missing" => api::DriftKind::Missing,
@@ -191,9 +207,10 @@ pub(super) fn drift(row: &DriftRow, now: Timestamp) -> api::Drift {
         _ => api::Suppression::Unspecified,
     };
     // Hashes are for comparing, not for showing.
-    let shown = |value: &Option<String>| match row.secret {
-        true => String::new(),
-        false => value.clone().unwrap_or_default(),
+    let shown = |value: &Option<String>| match value {
+        Some(document) if row.path.is_empty() => rules.mask(document).into_owned(),
+        Some(value) if !secret => value.clone(),
+        _ => String::new(),
     };
     let flips = u32::try_from(row.flips).unwrap_or(u32::MAX);
     let last = Timestamp(row.changed_us.max(row.resolved_us.unwrap_or(0)));
@@ -210,7 +227,7 @@ pub(super) fn drift(row: &DriftRow, now: Timestamp) -> api::Drift {
         severity: severity(row.severity).into(),
         expected_json: shown(&row.expected),
         actual_json: shown(&row.actual),
-        secret: row.secret,
+        secret,
         first_seen_time: time(row.first_seen_us),
         last_change_time: time(row.changed_us),
         last_seen_time: time_or_none(row.seen_us),

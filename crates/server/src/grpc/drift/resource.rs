@@ -367,6 +367,7 @@ impl ResourceService for DriftEdge {
             .resource_events(key, after, i64::from(limit) + 1)
             .await
             .map_err(refused)?;
+        let rules = self.rules().of(&name.provider, &name.kind);
         let mut page = Page::new(limit);
         let mut next_page_token = String::new();
         for row in &found {
@@ -375,7 +376,7 @@ impl ResourceService for DriftEdge {
                 next_page_token = PageToken::new(last.seq.to_string()).encode(&bound);
                 break;
             }
-            page.push(message::event(row));
+            page.push(message::event(row, rules));
         }
         Ok(Response::new(api::ListResourceEventsResponse {
             events: page.items,
