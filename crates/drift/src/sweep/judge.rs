@@ -229,6 +229,7 @@ pub(super) fn settle(
         ..Compared::default()
     };
     let mut accept = Vec::new();
+    let holds_on = matches!(finding.kind, FindingKind::Hold { still_due: true });
     let (differences, holds) = match finding.kind {
         FindingKind::Wait => return (None, accept),
         FindingKind::Differs(differences) => (differences, false),
@@ -240,7 +241,8 @@ pub(super) fn settle(
     };
     let rules = rules.of(&resource.provider, &resource.kind);
     let mut labels = None;
-    let mut next = None;
+    // Nothing else says that the saga has let go of it.
+    let mut next = (holds_on && !is_due).then_some(now);
     for difference in &differences {
         let labels: &BTreeMap<String, String> = labels
             .get_or_insert_with(|| serde_json::from_str(&resource.labels).unwrap_or_default());

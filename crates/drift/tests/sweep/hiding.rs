@@ -272,3 +272,22 @@ async fn what_a_saga_holds_or_the_provider_changes_is_left_alone() {
         );
     }
 }
+
+/// Whatever made a sweep look at it: nothing but the end of the saga clears the verdict, and nothing tells of that end.
+#[tokio::test]
+async fn what_a_saga_held_is_compared_afterwards_although_it_was_not_due() {
+    for scene in Scene::both().await {
+        scene.record("1", r#"{"a":1}"#).await;
+        scene.report("1", Some(r#"{"a":1}"#)).await;
+        scene.sweep().await;
+        assert_eq!(scene.verdict("1").await, "in_sync");
+        assert_eq!(scene.store.due_resources().await.unwrap(), 0);
+        let saga = hold(&scene).await;
+        scene.sweep_as(true).await;
+        assert_eq!(scene.verdict("1").await, "busy");
+        release(&scene, &saga).await;
+        scene.sweep().await;
+        assert_eq!(scene.verdict("1").await, "in_sync");
+        assert_eq!(scene.store.due_resources().await.unwrap(), 0);
+    }
+}

@@ -141,8 +141,10 @@ statements! {
              ($2::bigint[])[array_position($1::bigint[], excluded.key)]"
         }
         sqlite {
-            "INSERT INTO drift_due (key, generation, due_us) SELECT e.value ->> 'key', e.value ->> 'generation', e.value ->> 'due_us' \
-             FROM json_each($1) e WHERE true ON CONFLICT (key) DO UPDATE SET due_us = excluded.due_us \
+            "INSERT INTO drift_due (key, generation, due_us) \
+             SELECT e.value ->> 'key', max(1, e.value ->> 'generation'), e.value ->> 'due_us' FROM json_each($1) e \
+             WHERE e.value ->> 'generation' > 0 OR NOT EXISTS (SELECT 1 FROM drift_due d WHERE d.key = e.value ->> 'key') \
+             ON CONFLICT (key) DO UPDATE SET due_us = excluded.due_us \
              WHERE drift_due.generation = excluded.generation"
         }
     ];
