@@ -82,6 +82,10 @@ async fn a_start_whose_saga_is_steered_answers_as_it_is_read() {
 async fn a_start_that_waits_too_short_answers_with_a_saga_under_way() {
     for fixture in Fixture::both().await {
         let replica = fixture.replica().await;
+        // It has its lease once it has carried one.
+        let first = start(vec![effect("first", "")]);
+        let first = replica.engine.start_and_wait(first, None, LONG).await;
+        assert_eq!(first.unwrap().0.saga.state, State::Completed);
         let held = ("held".to_owned(), Arc::new(Notify::new()));
         fixture.world.hold.lock().unwrap().extend([held]);
         let wanted = start(vec![effect("held", "")]);
