@@ -101,8 +101,9 @@ impl Follower {
                         subscription = self.reopen().await;
                     }
                 },
-                _ = poll.tick() => self.recheck().await,
-                () = self.memory.recheck.notified() => self.recheck().await,
+                // Boxed, as it is large and the loop turns with every revision.
+                _ = poll.tick() => Box::pin(self.recheck()).await,
+                () = self.memory.recheck.notified() => Box::pin(self.recheck()).await,
             }
         }
     }
@@ -119,12 +120,12 @@ impl Follower {
             }
             Event::Batch(batch) => {
                 if self.is_behind(batch.cursor) || batch.cursor.store_id != self.cursor().store_id {
-                    self.until_done(false).await;
+                    Box::pin(self.until_done(false)).await;
                 }
             }
             Event::Reset { reason, .. } => {
                 tracing::info!(?reason, "loading the catalogue anew");
-                self.until_done(true).await;
+                Box::pin(self.until_done(true)).await;
             }
         }
     }

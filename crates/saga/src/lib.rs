@@ -2,7 +2,7 @@
 //!
 //! The [`machine`] is pure: a saga and an event go in, the next saga and what is to be done come out. It knows no database, no
 //! clock and no network, so that every promise about order, proof and operator verbs can be tested by values alone. What
-//! carries it out is elsewhere.
+//! carries it out, on a database and with actions, is the [`engine`].
 
 pub mod action;
 pub mod check;

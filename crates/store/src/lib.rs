@@ -18,6 +18,7 @@ mod meta;
 pub mod metric;
 mod migrate;
 mod options;
+mod own;
 mod package;
 mod pipeline;
 mod publish;
@@ -49,6 +50,7 @@ pub use lease::Lease;
 pub use log::{Change, Entry, Head, Landed, Located, Op, Page, Read};
 pub use migrate::{MigrateReport, schema_version};
 pub use options::{Engine, Options};
+pub use own::{Appended, OwnCommit};
 pub use package::{CatalogRows, Followed, PACKAGE_TOPIC, PackageRow, SCHEMA_TOPIC};
 pub use publish::{Publish, Published};
 pub use refresh::{
@@ -66,6 +68,7 @@ pub use wake::Wakeups;
 
 use drift::{Records, Reports};
 use engine::Db;
+use own::OwnCommits;
 use pipeline::Pipeline;
 use publish::Publishes;
 use saga::{SagaStarts, SagaTransitions};
@@ -83,6 +86,7 @@ struct Inner {
     saga_starts: Pipeline<SagaStarts>,
     drift_records: Pipeline<Records>,
     drift_reports: Pipeline<Reports>,
+    own: OwnCommits,
     /// Held, not read: it keeps a second server off the same SQLite file.
     _lock: Option<File>,
 }
@@ -97,9 +101,22 @@ impl Store {
     /// If the options are wrong, or if another server has the SQLite file open.
     pub async fn open(options: &Options) -> Result<Self, Error> {
         let (db, lock) = engine::open(options).await?;
-        let publishes = Pipeline::start(Publishes { db: db.clone() }, options.write_deadline);
-        let sagas = Pipeline::start(SagaTransitions { db: db.clone() }, options.write_deadline);
-        let saga_starts = Pipeline::start(SagaStarts { db: db.clone() }, options.write_deadline);
+        let own = OwnCommits::new();
+        let publishes = Publishes {
+            db: db.clone(),
+            own: own.clone(),
+        };
+        let publishes = Pipeline::start(publishes, options.write_deadline);
+        let sagas = SagaTransitions {
+            db: db.clone(),
+            own: own.clone(),
+        };
+        let sagas = Pipeline::start(sagas, options.write_deadline);
+        let saga_starts = SagaStarts {
+            db: db.clone(),
+            own: own.clone(),
+        };
+        let saga_starts = Pipeline::start(saga_starts, options.write_deadline);
         let drift_records = Pipeline::start(Records { db: db.clone() }, options.write_deadline);
         let drift_reports = Pipeline::start(Reports { db: db.clone() }, options.write_deadline);
         Ok(Self {
@@ -110,6 +127,7 @@ impl Store {
                 saga_starts,
                 drift_records,
                 drift_reports,
+                own,
                 _lock: lock,
             }),
         })
@@ -162,6 +180,10 @@ impl Store {
 
     pub(crate) fn drift_reports(&self) -> &Pipeline<Reports> {
         &self.inner.drift_reports
+    }
+
+    pub(crate) fn own(&self) -> &OwnCommits {
+        &self.inner.own
     }
 
     pub(crate) fn publishes(&self) -> &Pipeline<Publishes> {

@@ -10,8 +10,9 @@ use steadfast_types::{Cursor, Mark, Revision, StoreId, Timestamp};
 use uuid::Uuid;
 
 use crate::{
-    Error,
+    Engine, Error,
     engine::{Tx, statements},
+    own::Tail,
 };
 
 statements! {
@@ -24,7 +25,9 @@ statements! {
                     e.value ->> 'mark', e.value ->> 'write_id', e.value ->> 'origin', "
             now
             ", e.value ->> 'changes' FROM json_each($1) e \
-             WHERE NOT EXISTS (SELECT 1 FROM change_log c WHERE c.write_id = e.value ->> 'write_id')"
+             WHERE NOT EXISTS (SELECT 1 FROM change_log c WHERE c.write_id = e.value ->> 'write_id') \
+             RETURNING revision, time_us, \
+                 (SELECT p.mark FROM change_log p WHERE p.revision = change_log.revision - 1) AS mark_before"
         }
     ];
     /// Where a write landed.
@@ -199,6 +202,13 @@ struct MarkRow {
 }
 
 #[derive(FromRow)]
+struct AppendedRow {
+    revision: i64,
+    time_us: i64,
+    mark_before: i64,
+}
+
+#[derive(FromRow)]
 struct LandedRow {
     revision: i64,
     mark: i64,
@@ -268,7 +278,17 @@ pub(crate) async fn append(tx: &mut Tx, changes: &[Change]) -> Result<Landed, Er
 
 /// Appends one revision, for callers who need not know where it landed.
 pub(crate) async fn append_one(tx: &mut Tx, changes: &[Change]) -> Result<(), Error> {
-    append_all(tx, &[NewEntry::of(0, changes)]).await
+    append_all(tx, &[NewEntry::of(0, changes)]).await.map(drop)
+}
+
+/// Appends one revision, and says its mark, and where it landed if the engine tells.
+pub(crate) async fn append_told(
+    tx: &mut Tx,
+    changes: &[Change],
+) -> Result<(Mark, Option<Tail>), Error> {
+    let entry = NewEntry::of(0, changes);
+    let mark = Mark::from_sql(entry.mark);
+    Ok((mark, append_all(tx, &[entry]).await?))
 }
 
 /// Appends a revision for each of the lists that is not empty, in their order, as the last step of a transaction.
@@ -305,11 +325,24 @@ pub(crate) async fn append_each(
     Ok(landed.collect())
 }
 
-/// Appends entries in their order; one whose write id is in the log already is left out.
-pub(crate) async fn append_all(tx: &mut Tx, entries: &[NewEntry]) -> Result<(), Error> {
+/// Appends entries in their order; one whose write id is in the log already is left out. If none was, SQLite tells where they
+/// begin.
+pub(crate) async fn append_all(tx: &mut Tx, entries: &[NewEntry]) -> Result<Option<Tail>, Error> {
     let json = serde_json::to_string(entries).map_err(|_| Error::Corrupt("log entry"))?;
-    tx.statement(&APPEND).bind(json).execute().await?;
-    Ok(())
+    let engine = tx.engine();
+    let appending = tx.statement(&APPEND).bind(json);
+    if engine == Engine::Postgres {
+        appending.execute().await?;
+        return Ok(None);
+    }
+    let rows: Vec<AppendedRow> = appending.all().await?;
+    let first = rows.iter().min_by_key(|row| row.revision);
+    let whole = rows.len() == entries.len();
+    Ok(first.filter(|_| whole).map(|first| Tail {
+        head: Revision(first.revision - 1),
+        mark: Mark::from_sql(first.mark_before),
+        time: Timestamp(first.time_us),
+    }))
 }
 
 /// The head, in the transaction's snapshot.
@@ -387,7 +420,7 @@ pub(crate) fn encode_changes(changes: &[Change]) -> String {
     serde_json::to_string(changes).expect("strings and bytes always serialise")
 }
 
-fn decode_changes(text: &str) -> Result<Vec<Change>, Error> {
+pub(crate) fn decode_changes(text: &str) -> Result<Vec<Change>, Error> {
     serde_json::from_str(text).map_err(|_| Error::Corrupt("change_log.changes"))
 }
 

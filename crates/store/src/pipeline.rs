@@ -267,7 +267,9 @@ async fn commit<K: Kind>(
     }
     .waits();
     loop {
-        let error = match tokio::time::timeout_at(deadline, kind.commit(inputs)).await {
+        // Boxed, as it is large and would be moved from hand to hand.
+        let committing = Box::pin(kind.commit(inputs));
+        let error = match tokio::time::timeout_at(deadline, committing).await {
             Ok(Ok(outcomes)) => return Ok(outcomes),
             Ok(Err(error)) => error,
             Err(_) => Error::silent(),

@@ -11,6 +11,7 @@ use crate::{
     Change, Error, Store,
     engine::{Db, Tx, statements},
     log::{NewEntry, append_all, encode_changes},
+    own::{OwnCommits, Tail},
     pipeline::Kind,
 };
 
@@ -19,9 +20,10 @@ statements! {
     BATCH = "publish_batch" => [
         postgres { "SELECT ord, revision, mark, body_hash, replayed FROM publish_batch($1::json, $2)" }
     ];
-    /// The same for calls without request ids, none of which was sent before; NULL if one was. They land after the revision that it returns.
+    /// The same for calls without request ids, none of which was sent before; NULL if one was. They land after the revision that it
+    /// returns.
     APPEND = "publish_append" => [
-        postgres { "SELECT publish_append($1, $2, $3, $4) AS head" }
+        postgres { "SELECT head, head_mark, now_us FROM publish_append($1, $2, $3, $4)" }
     ];
     /// Records those with a request id, before anything else.
     REQUESTS = "publish_requests" => [
@@ -95,6 +97,8 @@ pub(crate) struct Pending {
 /// Commits batches of publishes.
 pub(crate) struct Publishes {
     pub(crate) db: Db,
+    /// Who is told.
+    pub(crate) own: OwnCommits,
 }
 
 #[derive(Serialize)]
@@ -118,6 +122,8 @@ struct LandedRow {
 #[derive(FromRow)]
 struct HeadRow {
     head: Option<i64>,
+    head_mark: Option<i64>,
+    now_us: Option<i64>,
 }
 
 #[derive(FromRow)]
@@ -180,9 +186,10 @@ impl Kind for Publishes {
         let with_requests = inputs.iter().any(|input| input.request.is_some());
         if matches!(self.db, Db::Postgres { .. })
             && !with_requests
-            && let Some(head) = self.append(inputs).await?
+            && let Some(tail) = self.append(inputs).await?
         {
-            return Ok(published_after(head, inputs));
+            self.tell(tail, inputs);
+            return Ok(published_after(tail, inputs));
         }
         let rows: Vec<Row<'_>> = inputs.iter().enumerate().map(Row::new).collect();
         let json = serde_json::to_string(&rows).map_err(|_| Error::Corrupt("publish"))?;
@@ -195,21 +202,34 @@ impl Kind for Publishes {
                     .all()
                     .await?
             }
+            Db::Sqlite { .. } if with_requests => {
+                let mut tx = self.db.begin().await?;
+                let landed = commit_requests(&mut tx, &rows, &json).await?;
+                tx.commit().await?;
+                landed
+            }
             Db::Sqlite { .. } => {
                 let mut tx = self.db.begin().await?;
-                let landed = commit_sqlite(&mut tx, &rows, &json, with_requests).await?;
+                let entries: Vec<NewEntry> = rows.iter().map(|row| row.entry.clone()).collect();
+                if let Some(tail) = append_all(&mut tx, &entries).await? {
+                    tx.commit().await?;
+                    self.tell(tail, inputs);
+                    return Ok(published_after(tail, inputs));
+                }
+                let landed = tx.statement(&LANDED).bind(&json).all().await?;
                 tx.commit().await?;
                 landed
             }
         };
+        self.own.untold();
         collect(inputs, landed)
     }
 }
 
 impl Publishes {
-    /// Appends calls that need nothing but their revisions, and returns the revision before theirs. `None` if one of them is in the log already, of a
-    /// call whose answer was lost: then nothing was written.
-    async fn append(&self, inputs: &[Arc<Pending>]) -> Result<Option<i64>, Error> {
+    /// Appends calls that need nothing but their revisions, and says where. `None` if one of them is in the log already, of a call
+    /// whose answer was lost: then nothing was written.
+    async fn append(&self, inputs: &[Arc<Pending>]) -> Result<Option<Tail>, Error> {
         let text = |of: fn(&Pending) -> &str| inputs.iter().map(|input| of(input)).collect();
         let (ids, origins): (Vec<&str>, Vec<&str>) = (text(|i| &i.write_id), text(|i| &i.origin));
         let changes: Vec<&str> = text(|input| &input.changes);
@@ -223,11 +243,19 @@ impl Publishes {
             .bind_column(changes)
             .one()
             .await?;
-        Ok(appended.head)
+        Ok(Tail::of(appended.head, appended.head_mark, appended.now_us))
+    }
+
+    fn tell(&self, tail: Tail, inputs: &[Arc<Pending>]) {
+        let revisions = inputs.iter().map(|input| {
+            let mark = Mark::from_sql(input.mark);
+            (mark, input.origin.as_str(), input.changes.as_str())
+        });
+        self.own.tell_encoded(tail, revisions);
     }
 }
 
-fn published_after(head: i64, inputs: &[Arc<Pending>]) -> Vec<Result<Published, Error>> {
+fn published_after(tail: Tail, inputs: &[Arc<Pending>]) -> Vec<Result<Published, Error>> {
     let published = |(revision, input): (i64, &Arc<Pending>)| {
         Ok(Published {
             revision: Revision(revision),
@@ -235,41 +263,33 @@ fn published_after(head: i64, inputs: &[Arc<Pending>]) -> Vec<Result<Published, 
             replayed: false,
         })
     };
-    (head + 1..).zip(inputs).map(published).collect()
+    (tail.head.0 + 1..).zip(inputs).map(published).collect()
 }
 
 /// The same steps as the function `publish_batch` takes on PostgreSQL.
-async fn commit_sqlite(
+async fn commit_requests(
     tx: &mut Tx,
     rows: &[Row<'_>],
     json: &str,
-    with_requests: bool,
 ) -> Result<Vec<LandedRow>, Error> {
-    let mut entries: Vec<NewEntry> = rows.iter().map(|row| row.entry.clone()).collect();
-    if with_requests {
-        let requests: Vec<&Row<'_>> = rows.iter().filter(|row| row.request_id.is_some()).collect();
-        let requests_json =
-            serde_json::to_string(&requests).map_err(|_| Error::Corrupt("publish"))?;
-        tx.statement(&REQUESTS)
-            .bind(&requests_json)
-            .execute()
-            .await?;
-        let fresh: Vec<WriteId> = tx.statement(&FRESH).bind(&requests_json).all().await?;
-        let fresh: std::collections::HashSet<_> =
-            fresh.into_iter().map(|row| row.write_id).collect();
-        entries = rows
-            .iter()
-            .filter(|row| row.request_id.is_none() || fresh.contains(&row.entry.write_id))
-            .map(|row| row.entry.clone())
-            .collect();
-        append_all(tx, &entries).await?;
-        tx.statement(&OUTCOMES)
-            .bind(&requests_json)
-            .execute()
-            .await?;
-    } else {
-        append_all(tx, &entries).await?;
-    }
+    let requests: Vec<&Row<'_>> = rows.iter().filter(|row| row.request_id.is_some()).collect();
+    let requests_json = serde_json::to_string(&requests).map_err(|_| Error::Corrupt("publish"))?;
+    tx.statement(&REQUESTS)
+        .bind(&requests_json)
+        .execute()
+        .await?;
+    let fresh: Vec<WriteId> = tx.statement(&FRESH).bind(&requests_json).all().await?;
+    let fresh: std::collections::HashSet<_> = fresh.into_iter().map(|row| row.write_id).collect();
+    let entries: Vec<NewEntry> = rows
+        .iter()
+        .filter(|row| row.request_id.is_none() || fresh.contains(&row.entry.write_id))
+        .map(|row| row.entry.clone())
+        .collect();
+    append_all(tx, &entries).await?;
+    tx.statement(&OUTCOMES)
+        .bind(&requests_json)
+        .execute()
+        .await?;
     tx.statement(&LANDED).bind(json).all().await
 }
 

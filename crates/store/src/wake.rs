@@ -2,12 +2,14 @@
 //!
 //! A wake-up carries no facts. Losing one costs latency only, because followers also poll. On PostgreSQL a notification is sent
 //! from a connection of its own, never inside a write transaction (where it serialises commits), at most once per few
-//! milliseconds. One connection listens; it is tested by a round trip to itself at every connect, because behind a
-//! transaction pooler LISTEN succeeds and nothing ever arrives.
+//! milliseconds, and only while somebody may be listening. One connection listens; it is tested by a round trip to itself at every
+//! connect and now and then after it, because behind a transaction pooler LISTEN succeeds and nothing ever arrives. The others hear
+//! these tests, and so know of each other.
 
 use std::{
+    collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -15,7 +17,10 @@ use std::{
 
 use sqlx::{PgPool, postgres::PgListener};
 use steadfast_types::{Backoff, ReplicaId};
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -31,6 +36,12 @@ const SELF_TEST: Duration = Duration::from_secs(2);
 
 /// How often a silent listening connection is tested again: a half-open one would never tell.
 const RETEST: Duration = Duration::from_secs(30);
+
+/// A replica that was not heard of for so long does not listen any more: it would have tested its connection twice.
+const FORGOTTEN: Duration = Duration::from_secs(75);
+
+/// What a test begins with; the rest is who sent it.
+const TEST: &str = "test ";
 
 statements! {
     /// Wakes the listening replicas.
@@ -52,6 +63,8 @@ struct Inner {
     /// Set when something was committed here that other replicas do not know of.
     dirty: Notify,
     listening: AtomicBool,
+    /// When each of the other replicas was heard of.
+    others: Mutex<HashMap<String, Instant>>,
 }
 
 // === impl Wakeups ===
@@ -73,6 +86,7 @@ impl Wakeups {
                 woken_by_others: watch::Sender::new(0),
                 dirty: Notify::new(),
                 listening: AtomicBool::new(false),
+                others: Mutex::default(),
             }),
         };
         if let Db::Postgres { connections, .. } = store.db() {
@@ -99,6 +113,11 @@ impl Wakeups {
     /// Says that this replica committed something.
     pub fn kick(&self) {
         count(&self.inner.woken);
+        self.kick_others();
+    }
+
+    /// The same of something that this replica's follower hears of by itself: see [`Store::own_commits`].
+    pub fn kick_others(&self) {
         self.inner.dirty.notify_one();
     }
 
@@ -128,6 +147,9 @@ impl Wakeups {
     async fn notify(self, store: Store, replica: ReplicaId, coalesce: Duration) {
         loop {
             self.inner.dirty.notified().await;
+            if !self.may_be_heard() {
+                continue;
+            }
             let sent = store
                 .db()
                 .write(&NOTIFY)
@@ -199,8 +221,9 @@ impl Wakeups {
                     // `None` means that the connection was lost.
                     Ok(Ok(None)) => return Ok(()),
                     Ok(Err(error)) => return Err(Error::before_commit(error)),
-                    Ok(Ok(Some(notification))) if notification.payload() == own => {}
-                    Ok(Ok(Some(_))) => self.wake(),
+                    Ok(Ok(Some(notification))) => {
+                        self.hear(notification.payload(), &own);
+                    }
                     Err(_elapsed) => break,
                 }
             }
@@ -212,7 +235,7 @@ impl Wakeups {
             .db()
             .write(&NOTIFY)
             .bind(CHANNEL)
-            .bind(format!("test {own}"))
+            .bind(format!("{TEST}{own}"))
             .execute()
             .await
             .map(drop)
@@ -226,15 +249,43 @@ impl Wakeups {
                 Err(_) | Ok(Ok(None)) => return Ok(false),
                 Ok(Err(error)) => return Err(Error::before_commit(error)),
                 Ok(Ok(Some(notification))) => {
-                    if notification.payload().strip_prefix("test ") == Some(own) {
+                    if self.hear(notification.payload(), own) {
                         return Ok(true);
-                    }
-                    if notification.payload() != own {
-                        self.wake();
                     }
                 }
             }
         }
+    }
+
+    /// Takes a notification in. True if it is this replica's own test.
+    fn hear(&self, payload: &str, own: &str) -> bool {
+        let tested = payload.strip_prefix(TEST);
+        let from = tested.unwrap_or(payload);
+        if from == own {
+            return tested.is_some();
+        }
+        let now = Instant::now();
+        let mut others = self
+            .inner
+            .others
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        others.retain(|_, heard| now.duration_since(*heard) < FORGOTTEN);
+        let is_new = others.insert(from.to_owned(), now).is_none();
+        drop(others);
+        if is_new {
+            // It may have missed what was committed before it was known of, and does not know of this replica yet.
+            self.kick_others();
+        }
+        self.wake();
+        false
+    }
+
+    /// Whether another replica may be listening. One that cannot hear the others does not know.
+    fn may_be_heard(&self) -> bool {
+        let others = &self.inner.others;
+        let others = others.lock().unwrap_or_else(PoisonError::into_inner);
+        !self.is_listening() || others.values().any(|heard| heard.elapsed() < FORGOTTEN)
     }
 
     fn set_listening(&self, usable: bool) {

@@ -62,11 +62,11 @@ pub(crate) struct BatchEncoder {
 impl Revision {
     /// Encodes an entry of the log.
     #[must_use]
-    pub fn encode(store_id: StoreId, entry: Entry) -> Self {
+    pub fn encode(store_id: StoreId, entry: &Entry) -> Self {
         let changes: Vec<SharedChange> = entry
             .changes
             .iter()
-            .map(|change| SharedChange::encode(&entry, change))
+            .map(|change| SharedChange::encode(entry, change))
             .collect();
         let cursor = Cursor {
             store_id,
@@ -88,7 +88,7 @@ impl Revision {
             time: entry.time,
             // Once in the shared answer and once by itself.
             bytes: 2 * response.len() + names + 256,
-            origin: entry.origin.into(),
+            origin: entry.origin.as_str().into(),
             changes,
             response,
         }
@@ -238,7 +238,7 @@ mod tests {
             more in any::<bool>(),
         ) {
             let store_id = StoreId::random();
-            let revision = Revision::encode(store_id, entry(changes.clone()));
+            let revision = Revision::encode(store_id, &entry(changes.clone()));
             let mut encoder = BatchEncoder::default();
             for change in &revision.changes {
                 encoder.push(change, own);

@@ -116,7 +116,7 @@ mod tests {
     fn revision(store_id: StoreId, number: i64) -> Arc<Revision> {
         Arc::new(Revision::encode(
             store_id,
-            Entry {
+            &Entry {
                 revision: steadfast_types::Revision(number),
                 mark: Mark(number as u64 * 31),
                 origin: String::new(),

@@ -237,7 +237,8 @@ impl Subscription {
                 Found::Diverged => self.lost = Some(ResetReason::StoreChanged),
                 Found::Behind => {
                     self.set_parked(true);
-                    self.read_page().await;
+                    // Rare, and large: every stream would carry it along.
+                    Box::pin(self.read_page()).await;
                 }
             }
         }
@@ -272,7 +273,7 @@ impl Subscription {
                     self.page = page
                         .entries
                         .into_iter()
-                        .map(|entry| Arc::new(Revision::encode(store_id, entry)))
+                        .map(|entry| Arc::new(Revision::encode(store_id, &entry)))
                         .collect();
                     return;
                 }

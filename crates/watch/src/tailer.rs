@@ -1,19 +1,33 @@
-//! The tailer: reads the log into the ring.
+//! The tailer: brings the log into the ring.
+//!
+//! What this process commits is told by the store with its revision, and goes into the ring at once if it continues what is there.
+//! All else is read: what other replicas commit, what was told out of turn for longer than a moment, and everything once in a
+//! while.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, PoisonError},
     time::Duration,
 };
 
-use steadfast_store::{Error, Page, Read, Wakeups};
-use steadfast_types::{Backoff, Cursor, StoreId};
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use steadfast_store::{Entry, Error, OwnCommit, Page, Read, Wakeups};
+use steadfast_types::{Backoff, Cursor, Mark, StoreId};
+use tokio::{
+    sync::broadcast,
+    time::{Instant, sleep_until},
+};
 
-use crate::{Revision, hub::Inner, metric};
+use crate::{Revision, hub::Inner, metric, ring::Found};
 
 /// Between two looks that wake-ups ask for: news after a pause is read at once, and a stream of commits in pages instead of one
 /// by one, which would take more from the database than the commits leave.
 const SPACING: Duration = Duration::from_millis(2);
+
+/// How long a commit that was told out of turn waits for those before it.
+const OUT_OF_TURN: Duration = Duration::from_millis(1);
+
+/// Commits that wait for those before them; with more the log is read.
+const EARLY: usize = 64;
 
 /// What one look at the log came to.
 enum Look {
@@ -23,38 +37,138 @@ enum Look {
     Level(bool),
 }
 
+/// What became of commits that were told.
+#[derive(Debug, PartialEq, Eq)]
+enum Told {
+    /// They are in the ring, now or before.
+    Held,
+    /// Something before them is missing.
+    Early,
+    /// They do not continue the history in the ring.
+    Astray,
+}
+
 /// Follows the log for as long as the process lives.
 pub(crate) async fn run(inner: Arc<Inner>, wakeups: Wakeups) {
     let mut woken = wakeups.subscribe();
+    let mut own = inner.store.own_commits();
+    let mut early = BTreeMap::new();
     let mut waits = Backoff::RECONNECT.waits();
+    // What was committed before anybody was told is found at once.
+    let mut next = Instant::now();
+    let mut earliest = next;
     let mut announced = true;
     loop {
-        let looked = Instant::now();
-        match look(&inner).await {
-            Ok(Look::Full) => continue,
-            Ok(Look::Level(found)) => {
-                if found && !announced {
-                    metrics::counter!(metric::POLL_FOUND_FIRST).increment(1);
+        tokio::select! {
+            // A stream of own commits must not keep the log from being read.
+            biased;
+            () = sleep_until(next) => {
+                let looked = Instant::now();
+                woken.mark_unchanged();
+                match look(&inner).await {
+                    Ok(Look::Full) => announced = true,
+                    Ok(Look::Level(found)) => {
+                        if found && !announced {
+                            metrics::counter!(metric::POLL_FOUND_FIRST).increment(1);
+                        }
+                        announced = false;
+                        waits = Backoff::RECONNECT.waits();
+                        set_degraded(&inner, false);
+                        next = Instant::now() + inner.options.poll_interval;
+                        earliest = if found { looked + SPACING } else { looked };
+                    }
+                    Err(error) => {
+                        if set_degraded(&inner, true) {
+                            tracing::error!(
+                                error = &error as &dyn std::error::Error,
+                                "cannot read the change log: lookups are served from memory until the database is back"
+                            );
+                        }
+                        next = Instant::now() + waits.next().unwrap_or(Backoff::RECONNECT.maximum);
+                    }
                 }
-                waits = Backoff::RECONNECT.waits();
-                set_degraded(&inner, false);
-                let poll = Instant::now() + inner.options.poll_interval;
-                announced = matches!(timeout_at(poll, woken.changed()).await, Ok(Ok(())));
-                if found {
-                    sleep_until(looked + SPACING).await;
-                    woken.mark_unchanged();
-                }
+                admit_early(&inner, &mut early);
             }
-            Err(error) => {
-                if set_degraded(&inner, true) {
-                    tracing::error!(
-                        error = &error as &dyn std::error::Error,
-                        "cannot read the change log: lookups are served from memory until the database is back"
-                    );
+            told = own.recv() => {
+                let told = match &told {
+                    Ok(commit) => match &**commit {
+                        OwnCommit::Told(appended) => {
+                            let told = take_own(&inner, appended.after, &appended.entries);
+                            if told == Told::Held {
+                                admit_early(&inner, &mut early);
+                            } else if let Some(first) = appended.entries.first() {
+                                early.insert(first.revision, Arc::clone(commit));
+                            }
+                            told
+                        }
+                        OwnCommit::Untold => Told::Astray,
+                    },
+                    Err(broadcast::error::RecvError::Lagged(_)) => Told::Astray,
+                    // The store ends with the process.
+                    Err(broadcast::error::RecvError::Closed) => return,
+                };
+                if early.len() > EARLY {
+                    early.clear();
                 }
-                sleep(waits.next().unwrap_or(Backoff::RECONNECT.maximum)).await;
+                match told {
+                    Told::Held => {}
+                    Told::Early => next = next.min(earliest.max(Instant::now() + OUT_OF_TURN)),
+                    Told::Astray => next = next.min(earliest),
+                }
+                announced = true;
+            }
+            changed = woken.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                next = next.min(earliest);
+                announced = true;
             }
         }
+    }
+}
+
+/// Puts revisions that this process committed into the ring, if they continue what is there. The mark before them proves it.
+fn take_own(inner: &Inner, after: Mark, entries: &[Entry]) -> Told {
+    let applied = inner.position.borrow().applied;
+    let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
+        return Told::Held;
+    };
+    if first.revision > applied.revision.next() {
+        return Told::Early;
+    }
+    if last.revision <= applied.revision {
+        let cursor = Cursor {
+            store_id: applied.store_id,
+            revision: last.revision,
+            mark: last.mark,
+        };
+        return match inner.after(cursor, 1) {
+            Found::Diverged => Told::Astray,
+            _ => Told::Held,
+        };
+    }
+    let held = entries.partition_point(|entry| entry.revision <= applied.revision);
+    let before = held.checked_sub(1).map_or(after, |last| entries[last].mark);
+    if before != applied.mark {
+        return Told::Astray;
+    }
+    push(inner, applied.store_id, &entries[held..]);
+    Told::Held
+}
+
+/// Takes what was told too early and is not any more.
+fn admit_early(inner: &Inner, early: &mut BTreeMap<steadfast_types::Revision, Arc<OwnCommit>>) {
+    while let Some(first) = early.first_entry() {
+        let OwnCommit::Told(appended) = &**first.get() else {
+            first.remove();
+            continue;
+        };
+        if take_own(inner, appended.after, &appended.entries) == Told::Early {
+            return;
+        }
+        // What leads astray is found by the log's next page.
+        first.remove();
     }
 }
 
@@ -98,13 +212,29 @@ fn take(inner: &Inner, store_id: StoreId, page: Page) -> Look {
         .last()
         .is_some_and(|newest| newest.revision < page.head);
     let found = !page.entries.is_empty();
+    push(inner, store_id, &page.entries);
+    inner.position.send_if_modified(|position| {
+        position.head = position.head.max(page.head);
+        position.compacted = page.compacted;
+        // Subscribers wait for `applied`; a moved compaction point is no reason to wake them.
+        false
+    });
+    let behind = page.head.0 - inner.position.borrow().applied.revision.0;
+    metrics::gauge!(metric::LAG).set(behind.max(0) as f64);
+    if full { Look::Full } else { Look::Level(found) }
+}
+
+/// Adds the revisions after the newest, and tells the subscribers.
+fn push(inner: &Inner, store_id: StoreId, entries: &[Entry]) {
     // Encoded before the lock is taken.
-    let encoded: Vec<_> = page
-        .entries
-        .into_iter()
+    let encoded: Vec<_> = entries
+        .iter()
         .map(|entry| Arc::new(Revision::encode(store_id, entry)))
         .collect();
-    let applied = encoded.last().map(|newest| newest.cursor(store_id));
+    let Some(newest) = encoded.last() else {
+        return;
+    };
+    let applied = newest.cursor(store_id);
     let size = {
         let mut ring = inner.ring.write().unwrap_or_else(PoisonError::into_inner);
         for revision in encoded {
@@ -112,20 +242,13 @@ fn take(inner: &Inner, store_id: StoreId, page: Page) -> Look {
         }
         ring.size()
     };
-    inner.position.send_if_modified(|position| {
-        let before = *position;
-        position.applied = applied.unwrap_or(position.applied);
-        position.head = page.head;
-        position.compacted = page.compacted;
-        // Subscribers wait for `applied`; a moved compaction point is no reason to wake them.
-        position.applied != before.applied
+    inner.position.send_modify(|position| {
+        position.applied = applied;
+        position.head = position.head.max(applied.revision);
     });
-    let behind = page.head.0 - inner.position.borrow().applied.revision.0;
-    metrics::gauge!(metric::APPLIED).set(inner.position.borrow().applied.revision.0 as f64);
-    metrics::gauge!(metric::LAG).set(behind as f64);
+    metrics::gauge!(metric::APPLIED).set(applied.revision.0 as f64);
     metrics::gauge!(metric::RING_REVISIONS).set(size.0 as f64);
     metrics::gauge!(metric::RING_BYTES).set(size.1 as f64);
-    if full { Look::Full } else { Look::Level(found) }
 }
 
 /// Begins again at the database's head.

@@ -434,7 +434,7 @@ impl Engine {
                         });
                         self.inner.rests.came(&hand.id, rested);
                     }
-                    self.inner.wakeups.kick();
+                    self.inner.wakeups.kick_others();
                     if disposition.wake_us.is_some() || disposition.release {
                         self.inner.poke.notify_one();
                     }

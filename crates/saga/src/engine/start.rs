@@ -50,7 +50,7 @@ impl Engine {
         // Before it can end.
         let rest = (!wait.is_zero()).then(|| self.inner.rests.wait_for(&new.row.id));
         let started = self.inner.store.start_saga(new).await?;
-        self.inner.wakeups.kick();
+        self.inner.wakeups.kick_others();
         let replayed = started.replayed;
         if !replayed {
             self.take_started(&started.row, &steps);

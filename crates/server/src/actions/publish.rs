@@ -79,7 +79,7 @@ impl PublishAct {
         }
         match published {
             Ok(published) => {
-                self.wakeups.kick();
+                self.wakeups.kick_others();
                 Outcome::Done(json!({
                     "revision": published.revision.0,
                     "replayed": published.replayed,

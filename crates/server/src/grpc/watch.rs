@@ -158,7 +158,7 @@ impl generated::WatchService for WatchEdge {
             })
             .await
             .map_err(|error| status::of_store(&error).into_status())?;
-        self.wakeups.kick();
+        self.wakeups.kick_others();
         Ok(Response::new(api::PublishResponse {
             cursor: Some(cursor_message(Cursor {
                 store_id: self.hub.store_id(),

@@ -456,7 +456,7 @@ impl<'a> Batch<'a> {
         if entries.is_empty() {
             return Ok(());
         }
-        log::append_all(tx, &entries).await
+        log::append_all(tx, &entries).await.map(drop)
     }
 
     fn calls(&self, calls: usize) -> impl Iterator<Item = (usize, &[Item<'a>])> {

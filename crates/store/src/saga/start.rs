@@ -14,6 +14,7 @@ use crate::{
     Change, Error, Op, SagaPlanRow, Store,
     engine::{Db, Tx, statements},
     log,
+    own::{OwnCommits, Tail},
     pipeline::Kind,
 };
 
@@ -21,8 +22,15 @@ statements! {
     /// Adds sagas that have no key to wait for, in one call, which is one transaction. `added` is NULL if all of them are new.
     START = "saga_start" => [
         postgres {
-            "SELECT now_us, added FROM saga_start($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, \
+            "SELECT now_us, added, head, head_mark FROM saga_start($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, \
                  $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25)"
+        }
+    ];
+    /// The same for one saga, if it is new. NULL if it is not.
+    START_ONE = "saga_start_one" => [
+        postgres {
+            "SELECT now_us, head, head_mark FROM saga_start_one($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, \
+                 $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24)"
         }
     ];
     /// Adds a saga, unless its request was made before.
@@ -96,6 +104,8 @@ pub struct StartedSaga {
 /// Commits batches of starts.
 pub(crate) struct SagaStarts {
     pub(crate) db: Db,
+    /// Who is told.
+    pub(crate) own: OwnCommits,
 }
 
 #[derive(FromRow)]
@@ -114,6 +124,16 @@ struct AddedRow {
     now_us: i64,
     /// A JSON array of ids.
     added: Option<String>,
+    head: Option<i64>,
+    head_mark: Option<i64>,
+}
+
+/// Of one start.
+#[derive(FromRow)]
+struct OneRow {
+    now_us: Option<i64>,
+    head: Option<i64>,
+    head_mark: Option<i64>,
 }
 
 impl Store {
@@ -184,8 +204,12 @@ impl SagaStarts {
             tx.rollback().await?;
             return Ok(outcomes);
         }
-        log::append_one(&mut tx, &changes).await?;
+        let (mark, tail) = log::append_told(&mut tx, &changes).await?;
         tx.commit().await?;
+        match tail {
+            Some(tail) => self.own.tell(tail, [(mark, "", changes)]),
+            None => self.own.untold(),
+        }
         Ok(outcomes)
     }
 
@@ -197,14 +221,25 @@ impl SagaStarts {
         fn column<'a, T>(inputs: &'a [Arc<NewSaga>], of: impl Fn(&'a NewSaga) -> T) -> Vec<T> {
             inputs.iter().map(|new| of(new)).collect()
         }
+        let changes = column(inputs, |new| change(&new.row.id, &new.free.state));
+        let mark = Mark::random();
+        if let [alone] = inputs
+            && let Some(tail) = self.start_one(alone, mark, &changes).await?
+        {
+            self.own.tell(tail, [(mark, "", changes)]);
+            return Ok(vec![Ok(StartedSaga {
+                row: added_row(alone, &alone.free, tail.time.0),
+                replayed: false,
+                waits: false,
+            })]);
+        }
         let mut planned = HashSet::new();
         let plans = inputs.iter().map(|new| &new.plan);
         let plans: Vec<&SagaPlanRow> = plans.filter(|plan| planned.insert(&plan.hash)).collect();
-        let changes = column(inputs, |new| change(&new.row.id, &new.free.state));
         let added: AddedRow = self
             .db
             .write(&START)
-            .bind(Mark::random().to_sql())
+            .bind(mark.to_sql())
             .bind(Uuid::now_v7().to_string())
             .bind(log::encode_changes(&changes))
             .bind_column(plans.iter().map(|plan| plan.hash.as_str()).collect())
@@ -232,8 +267,15 @@ impl SagaStarts {
             .one()
             .await?;
         let added_ids: Option<HashSet<String>> = match &added.added {
-            None => None,
+            None => {
+                match Tail::of(added.head, added.head_mark, Some(added.now_us)) {
+                    Some(tail) => self.own.tell(tail, [(mark, "", changes)]),
+                    None => self.own.untold(),
+                }
+                None
+            }
             Some(ids) => {
+                self.own.untold();
                 Some(serde_json::from_str(ids).map_err(|_| Error::Corrupt("started sagas"))?)
             }
         };
@@ -258,6 +300,46 @@ impl SagaStarts {
             });
         }
         Ok(outcomes)
+    }
+
+    /// Where it landed, if it is new.
+    async fn start_one(
+        &self,
+        new: &NewSaga,
+        mark: Mark,
+        changes: &[Change],
+    ) -> Result<Option<Tail>, Error> {
+        let (row, first) = (&new.row, &new.free);
+        let one: OneRow = self
+            .db
+            .write(&START_ONE)
+            .bind(mark.to_sql())
+            .bind(Uuid::now_v7().to_string())
+            .bind(log::encode_changes(changes))
+            .bind(&new.plan.hash)
+            .bind(&new.plan.document)
+            .bind(&row.id)
+            .bind(&row.kind)
+            .bind(&row.definition_name)
+            .bind(row.definition_version)
+            .bind(&row.deployment_id)
+            .bind(&row.triggered_by)
+            .bind(&row.labels)
+            .bind(&row.inputs)
+            .bind(&row.context)
+            .bind(row.priority)
+            .bind(&row.request_key)
+            .bind(&row.body_hash)
+            .bind(row.deadline_us)
+            .bind(&first.state)
+            .bind(&first.machine)
+            .bind(&row.last_write)
+            .bind(&first.owner)
+            .bind(first.wake_us)
+            .bind(&first.records)
+            .one()
+            .await?;
+        Ok(Tail::of(one.head, one.head_mark, one.now_us))
     }
 }
 

@@ -12,6 +12,7 @@ use crate::{
     Change, Error, Lease, Op, Store,
     engine::{Db, Tx, statements},
     log,
+    own::{OwnCommits, Tail},
     pipeline::Kind,
 };
 
@@ -19,8 +20,15 @@ statements! {
     /// The whole batch in one call, which is one transaction. A row without `ord` means that all of it landed.
     COMMIT = "saga_commit" => [
         postgres {
-            "SELECT ord, landed, fenced, at_us FROM saga_commit($1, $2, $3, $4, $5, $6, \
+            "SELECT ord, landed, fenced, at_us, head, head_mark FROM saga_commit($1, $2, $3, $4, $5, $6, \
                  $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)"
+        }
+    ];
+    /// The same for one that releases no key, if nothing is in its way. NULL if something is.
+    COMMIT_ONE = "saga_commit_one" => [
+        postgres {
+            "SELECT now_us, head, head_mark FROM saga_commit_one($1, $2, $3, $4, $5, $6, \
+                 $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)"
         }
     ];
     /// Moves those on that are as their writer read them, if the lease is held.
@@ -48,7 +56,8 @@ statements! {
     /// Which are as they were written, now or by a call whose answer was lost.
     LANDED = "saga_commit_landed" => [
         sqlite {
-            "SELECT e.value ->> 'ord' AS ord, s.last_write = e.value ->> 'write_id' AS landed, false AS fenced, NULL AS at_us \
+            "SELECT e.value ->> 'ord' AS ord, s.last_write = e.value ->> 'write_id' AS landed, \
+                 false AS fenced, NULL AS at_us, NULL AS head, NULL AS head_mark \
              FROM json_each($1) e JOIN saga s ON s.id = e.value ->> 'id'"
         }
     ];
@@ -97,6 +106,8 @@ pub enum TransitionOutcome {
 /// Commits batches of transitions.
 pub(crate) struct SagaTransitions {
     pub(crate) db: Db,
+    /// Who is told.
+    pub(crate) own: OwnCommits,
 }
 
 /// On its way through the pipeline.
@@ -123,12 +134,30 @@ struct Entry<'a> {
     progress: bool,
 }
 
+/// The revision that a batch becomes.
+struct LogEntry {
+    mark: Mark,
+    write_id: String,
+    changes: Vec<Change>,
+    encoded: String,
+}
+
 #[derive(FromRow)]
 struct LandedRow {
     ord: Option<i64>,
     landed: bool,
     fenced: bool,
     at_us: Option<i64>,
+    head: Option<i64>,
+    head_mark: Option<i64>,
+}
+
+/// Of one transition.
+#[derive(FromRow)]
+struct OneRow {
+    now_us: Option<i64>,
+    head: Option<i64>,
+    head_mark: Option<i64>,
 }
 
 impl Store {
@@ -180,21 +209,35 @@ impl Kind for SagaTransitions {
         let lease = &first.transition.lease;
         let rows: Vec<LandedRow> = match &self.db {
             Db::Postgres { .. } => {
-                let rows = self.commit_postgres(lease, inputs).await?;
-                if let [
-                    LandedRow {
-                        ord: None, at_us, ..
-                    },
-                ] = rows[..]
+                let log = LogEntry::of(inputs);
+                if let [alone] = inputs
+                    && !alone.transition.release
+                    && let Some(tail) = self.commit_one(lease, alone, &log).await?
                 {
-                    return Ok(committed(inputs, at_us.map(Timestamp)));
+                    self.tell(tail, log);
+                    return Ok(committed(inputs, Some(tail.time)));
+                }
+                let rows = self.commit_postgres(lease, inputs, &log).await?;
+                if let [all @ LandedRow { ord: None, .. }] = &rows[..] {
+                    match Tail::of(all.head, all.head_mark, all.at_us) {
+                        Some(tail) => self.tell(tail, log),
+                        None => self.own.untold(),
+                    }
+                    return Ok(committed(inputs, all.at_us.map(Timestamp)));
                 }
                 rows
             }
             Db::Sqlite { .. } => {
                 let entries: Vec<Entry<'_>> = inputs.iter().enumerate().map(Entry::new).collect();
-                if let Some(time) = commit_whole(&self.db, lease, &entries).await? {
-                    return Ok(committed(inputs, Some(time)));
+                if let Some((now, mark, tail)) = commit_whole(&self.db, lease, &entries).await? {
+                    match tail {
+                        Some(tail) => {
+                            let changes = entries.iter().map(Entry::change).collect();
+                            self.own.tell(tail, [(mark, "", changes)]);
+                        }
+                        None => self.own.untold(),
+                    }
+                    return Ok(committed(inputs, Some(now)));
                 }
                 let mut tx = self.db.begin().await?;
                 let rows = commit_sqlite(&mut tx, lease, &entries).await?;
@@ -202,6 +245,7 @@ impl Kind for SagaTransitions {
                 rows
             }
         };
+        self.own.untold();
         let mut outcomes = vec![TransitionOutcome::Changed; inputs.len()];
         for row in rows {
             let ord = row.ord.and_then(|ord| usize::try_from(ord).ok());
@@ -220,10 +264,48 @@ impl Kind for SagaTransitions {
 }
 
 impl SagaTransitions {
+    fn tell(&self, tail: Tail, log: LogEntry) {
+        self.own.tell(tail, [(log.mark, "", log.changes)]);
+    }
+
+    /// Where it landed, unless something is in the way.
+    async fn commit_one(
+        &self,
+        lease: &Lease,
+        pending: &Pending,
+        log: &LogEntry,
+    ) -> Result<Option<Tail>, Error> {
+        let transition = &pending.transition;
+        let row: OneRow = self
+            .db
+            .write(&COMMIT_ONE)
+            .bind(&lease.name)
+            .bind(lease.fence.0)
+            .bind(lease.owner.to_string())
+            .bind(log.mark.to_sql())
+            .bind(&log.write_id)
+            .bind(&log.encoded)
+            .bind(&transition.id)
+            .bind(transition.expected)
+            .bind(&transition.held_by)
+            .bind(&transition.owner)
+            .bind(transition.wake_us)
+            .bind(&transition.state)
+            .bind(&transition.machine)
+            .bind(&pending.write_id)
+            .bind(&transition.records)
+            .bind(transition.ended)
+            .bind(transition.progress)
+            .one()
+            .await?;
+        Ok(Tail::of(row.head, row.head_mark, row.now_us))
+    }
+
     async fn commit_postgres(
         &self,
         lease: &Lease,
         inputs: &[Arc<Pending>],
+        log: &LogEntry,
     ) -> Result<Vec<LandedRow>, Error> {
         fn column<'a, T>(
             inputs: &'a [Arc<Pending>],
@@ -231,19 +313,15 @@ impl SagaTransitions {
         ) -> Vec<T> {
             inputs.iter().map(|input| of(&input.transition)).collect()
         }
-        let changes: Vec<Change> = column(inputs, |transition| {
-            let etag = etag(&transition.state, transition.expected + 1);
-            Change::new(SAGA_TOPIC, &transition.id, Op::Upsert, etag)
-        });
         let write_ids: Vec<&str> = inputs.iter().map(|input| input.write_id.as_str()).collect();
         self.db
             .write(&COMMIT)
             .bind(&lease.name)
             .bind(lease.fence.0)
             .bind(lease.owner.to_string())
-            .bind(Mark::random().to_sql())
-            .bind(Uuid::now_v7().to_string())
-            .bind(log::encode_changes(&changes))
+            .bind(log.mark.to_sql())
+            .bind(&log.write_id)
+            .bind(&log.encoded)
             .bind_column(column(inputs, |transition| transition.id.as_str()))
             .bind_column(column(inputs, |transition| transition.expected))
             .bind_column(column(inputs, |transition| transition.held_by.as_str()))
@@ -266,7 +344,7 @@ async fn commit_whole(
     db: &Db,
     lease: &Lease,
     entries: &[Entry<'_>],
-) -> Result<Option<Timestamp>, Error> {
+) -> Result<Option<(Timestamp, Mark, Option<Tail>)>, Error> {
     let all = json(&entries)?;
     let mut tx = db.begin().await?;
     let (moved, now) = move_all(&mut tx, lease, &all).await?;
@@ -274,9 +352,9 @@ async fn commit_whole(
         tx.rollback().await?;
         return Ok(None);
     }
-    remember(&mut tx, &all, now, entries.iter()).await?;
+    let (mark, tail) = remember(&mut tx, &all, now, entries.iter()).await?;
     tx.commit().await?;
-    Ok(Some(now))
+    Ok(Some((now, mark, tail)))
 }
 
 /// The same steps as the function `saga_commit` takes on PostgreSQL.
@@ -293,6 +371,8 @@ async fn commit_sqlite(
                 landed: false,
                 fenced: true,
                 at_us: None,
+                head: None,
+                head_mark: None,
             };
             return Ok(entries.iter().map(fenced).collect());
         }
@@ -339,7 +419,7 @@ async fn remember<'e>(
     json: &str,
     now: Timestamp,
     moved: impl Iterator<Item = &'e Entry<'e>> + Clone,
-) -> Result<(), Error> {
+) -> Result<(Mark, Option<Tail>), Error> {
     tx.statement(&REMEMBER)
         .bind(json)
         .bind(now.0)
@@ -351,7 +431,26 @@ async fn remember<'e>(
         release_keys(tx, &released).await?;
     }
     let changes: Vec<Change> = moved.map(Entry::change).collect();
-    log::append_one(tx, &changes).await
+    log::append_told(tx, &changes).await
+}
+
+// === impl LogEntry ===
+
+impl LogEntry {
+    fn of(inputs: &[Arc<Pending>]) -> Self {
+        let change = |input: &Arc<Pending>| {
+            let transition = &input.transition;
+            let etag = etag(&transition.state, transition.expected + 1);
+            Change::new(SAGA_TOPIC, &transition.id, Op::Upsert, etag)
+        };
+        let changes: Vec<Change> = inputs.iter().map(change).collect();
+        Self {
+            mark: Mark::random(),
+            write_id: Uuid::now_v7().to_string(),
+            encoded: log::encode_changes(&changes),
+            changes,
+        }
+    }
 }
 
 /// What everybody hears if all of it landed.

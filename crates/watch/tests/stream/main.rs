@@ -4,4 +4,5 @@
 mod delivery;
 mod history;
 mod limits;
+mod own;
 mod scene;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use prost::Message as _;
 use steadfast_api::watch::v1::{WatchResponse, watch_response::Event as Wire};
-use steadfast_store::{Change, Op, Publish, Store, Wakeups};
+use steadfast_store::{Change, Op, Publish, Store, Wakeups, fault::Faults};
 use steadfast_testkit::postgres::TestDatabase;
 use steadfast_types::{Cursor, ReplicaId};
 use steadfast_watch::{Filters, Hub, OnLost, Options, Pace, Start, SubscribeOptions, Subscription};
@@ -30,6 +30,15 @@ pub(crate) struct Fixture {
 
 impl Fixture {
     pub(crate) async fn open(options: Options, database: Option<TestDatabase>) -> Self {
+        Self::open_with(options, database, Faults::default()).await
+    }
+
+    /// With a plan that sees every statement.
+    pub(crate) async fn open_with(
+        options: Options,
+        database: Option<TestDatabase>,
+        faults: Faults,
+    ) -> Self {
         let folder = database.is_none().then(|| tempfile::tempdir().unwrap());
         let store = Store::open(&steadfast_store::Options {
             url: database.as_ref().map(TestDatabase::url).unwrap_or_default(),
@@ -37,6 +46,7 @@ impl Fixture {
                 .as_ref()
                 .map(|f| f.path().to_owned())
                 .unwrap_or_default(),
+            faults,
             ..steadfast_store::Options::default()
         })
         .await
@@ -67,6 +77,13 @@ impl Fixture {
     }
 
     pub(crate) async fn publish(&self, topic: &str, keys: &[&str], origin: &str) -> Cursor {
+        let cursor = self.publish_only(topic, keys, origin).await;
+        self.wakeups.kick();
+        cursor
+    }
+
+    /// Without a wake-up.
+    pub(crate) async fn publish_only(&self, topic: &str, keys: &[&str], origin: &str) -> Cursor {
         let published = self
             .store
             .publish(Publish {
@@ -79,7 +96,6 @@ impl Fixture {
             })
             .await
             .unwrap();
-        self.wakeups.kick();
         Cursor {
             store_id: self.hub.store_id(),
             revision: published.revision,

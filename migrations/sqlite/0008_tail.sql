@@ -1,0 +1,1 @@
+-- Appends that say where they landed: on SQLite the program's own statements return it.
