@@ -4,10 +4,13 @@
 //! sagas that commit at that moment, and only then is the next attempt sent. A saga that has to wait is given back to the
 //! database with the time at which it may be taken, and costs no memory.
 
+mod attempt;
 mod carry;
+mod decide;
 mod error;
 mod executor;
 mod gauge;
+mod hand;
 mod held;
 mod plan;
 mod rest;
@@ -340,7 +343,7 @@ impl Engine {
                 let own = self
                     .life()
                     .is_some_and(|life| life.executor.to_string() == row.owner);
-                if own && effects.iter().any(carry::is_work) {
+                if own && effects.iter().any(hand::is_work) {
                     let (row, steps) = (row.clone(), Arc::clone(&steps));
                     self.carry_on(*row, steps, effects);
                 } else {

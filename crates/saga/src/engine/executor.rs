@@ -15,7 +15,7 @@ use steadfast_types::{Backoff, ReplicaId, Timestamp};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Engine, Error, Life, carry::InHand, stored};
+use super::{Engine, Error, Life, hand::InHand, stored};
 use crate::{Event, Step, metric};
 
 /// Before an executor's id, the name of its lease.

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{
     Engine, Error, SagaView, StartSaga,
-    carry::{Disposition, InHand},
+    hand::{Disposition, InHand},
     plan::plan_row,
     rest::Rest,
     stored::{self, DefinitionRef},
