@@ -9,14 +9,18 @@ pub mod accept;
 mod canonical;
 pub mod comparator;
 pub mod compare;
+#[cfg(test)]
+mod compare_tests;
 pub mod document;
 pub mod flap;
+mod hide;
 pub mod intake;
 mod keep;
 pub mod pointer;
 pub mod policy;
 #[cfg(test)]
 mod policy_tests;
+mod rewrite;
 mod secret;
 pub mod sweep;
 #[cfg(test)]
@@ -27,7 +31,7 @@ pub use accept::{AcceptRefusal, accept};
 pub use comparator::{Comparator, Declaration, DeclarationProblem, Rules, TypeRules};
 pub use compare::{Comparison, Divergence, DivergenceKind};
 pub use document::DocumentError;
-pub use keep::{AdoptError, adopt};
+pub use keep::{AdoptError, adopt, written};
 pub use policy::{
     Decision, DriftKind, Handling, Hidden, HiddenBy, InForce, Policies, Policy, PolicyProblem,
     Severity, Subject, Window,

@@ -11,33 +11,39 @@ mod apply;
 mod clock;
 mod due;
 mod event;
+mod generation;
 mod inventory;
 mod page;
 mod policy;
 mod prune;
 mod record;
+mod redact;
 mod report;
 mod resource;
 mod row;
 mod seen;
 mod sweep;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
 pub use accept::{AcceptScene, AcceptWrite, Accepted, SnoozeWrite};
-pub use apply::{AppliedPage, Compared, DriftClose, DriftOpen, DriftUpdate, SweepWrite};
+pub use apply::{
+    Applied, AppliedPage, Compared, DriftClose, DriftOpen, DriftUpdate, OpenedDrift, SweepWrite,
+};
 pub use event::DriftEventRow;
+pub use generation::{JudgedBy, Outdated, RulesStanding};
 pub use inventory::{FailedLook, InventoryEnd, InventoryEnded, InventoryFilter, InventoryRow};
 pub use page::{DueResource, OpenDrift, PastDrift, SweepResource};
 pub use policy::{PolicyRow, PolicyWrite, PolicyWritten};
 pub use prune::DriftRetention;
 pub use record::{NewRecord, Recorded};
+pub use redact::Redact;
 pub use report::{NewReports, Observed, ReportOutcome, Reported};
 pub use resource::{ResourceFilter, ResourceRow};
 pub use row::{DriftFilter, DriftRow};
-pub use sweep::{NewSweep, SweepAsked, SweepRow};
+pub use sweep::{NewSweep, SweepAsked, SweepFailure, SweepRow};
 
 pub(crate) use {record::Records, report::Reports};
 
@@ -54,7 +60,7 @@ pub const POLICY_TOPIC: &str = "policy";
 pub const RESOURCE_KEY_PREFIX: &str = "resource/";
 
 /// What names a resource.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct ResourceName {
     /// Who runs it; without `/`.
     pub provider: String,
@@ -80,6 +86,12 @@ fn count(length: usize) -> i64 {
     i64::try_from(length).unwrap_or(i64::MAX)
 }
 
+/// Statements that list drifts, how many arguments each has, and the indexes that it has to use.
+#[cfg(test)]
+pub(crate) fn listing() -> [(&'static crate::engine::Sql, usize, &'static [&'static str]); 4] {
+    row::listing()
+}
+
 #[cfg(any(test, feature = "faults"))]
 pub(crate) fn statements() -> Vec<&'static crate::engine::Sql> {
     [
@@ -88,11 +100,13 @@ pub(crate) fn statements() -> Vec<&'static crate::engine::Sql> {
         clock::STATEMENTS,
         due::STATEMENTS,
         event::STATEMENTS,
+        generation::STATEMENTS,
         &inventory::all_statements(),
         page::STATEMENTS,
         policy::STATEMENTS,
         prune::STATEMENTS,
         record::STATEMENTS,
+        redact::STATEMENTS,
         report::STATEMENTS,
         resource::STATEMENTS,
         row::STATEMENTS,

@@ -9,8 +9,11 @@ use steadfast_store::{
 use steadfast_types::Timestamp;
 
 use crate::{
-    Facts, Handling, HiddenBy, InForce, Look, Presence, Readiness, Rules, Severity, Subject,
-    TypeRules, Verdict, flap, policy::DriftKind, verdict::readiness,
+    Comparison, DocumentError, Facts, Handling, HiddenBy, InForce, Look, Presence, Readiness,
+    Rules, Severity, Subject, TypeRules, Verdict, flap,
+    policy::DriftKind,
+    secret::{self, Sameness},
+    verdict::readiness,
 };
 
 /// What everything in a page is judged by.
@@ -61,6 +64,10 @@ pub(super) struct Finding {
     /// Leaves compared.
     pub(super) fields: u32,
     pub(super) kind: FindingKind,
+    /// Paths of which nothing can be said: what is open there stays as it is.
+    unknown: Vec<String>,
+    /// What is kept of it holds what is secret by now.
+    pub(super) in_clear: bool,
 }
 
 /// What that means.
@@ -82,6 +89,8 @@ pub(super) struct ToAccept {
     pub(super) key: i64,
     pub(super) path: String,
     pub(super) policy: String,
+    /// Its id, and the version that it has once all is written that was judged; `None` if it opens with that.
+    pub(super) seen: Option<(String, i64)>,
 }
 
 /// The first half: whether a resource may be compared, and where it differs.
@@ -93,71 +102,100 @@ pub(super) fn find(
 ) -> Finding {
     let rules = rules.of(&resource.provider, &resource.kind);
     let facts = facts(resource, rules, circumstances);
-    let hold = |verdict, still_due| Finding {
+    let mut finding = Finding {
         at,
-        verdict,
+        verdict: None,
         fields: 0,
-        kind: FindingKind::Hold { still_due },
+        kind: FindingKind::Wait,
+        unknown: Vec::new(),
+        in_clear: false,
     };
-    let whole = |kind, actual: Option<String>| Difference {
-        path: String::new(),
-        kind,
-        expected: None,
-        actual,
-        secret: false,
+    let readiness = readiness(&facts);
+    let compared = match readiness {
+        Readiness::Compare => Some(compare(rules, resource)),
+        _ => {
+            let clear = |text: &str| rules.hide("", text).is_some();
+            finding.in_clear = clear(&resource.spec) || clear(&resource.attributes);
+            None
+        }
     };
-    let (verdict, fields, differences) = match readiness(&facts) {
-        Readiness::Wait => {
-            return Finding {
-                at,
-                verdict: None,
-                fields: 0,
-                kind: FindingKind::Wait,
+    let whole = |kind, actual: Option<String>| {
+        FindingKind::Differs(vec![Difference {
+            path: String::new(),
+            kind,
+            expected: None,
+            actual,
+            secret: false,
+        }])
+    };
+    (finding.verdict, finding.kind) = match (readiness, compared) {
+        (_, Some(Ok((comparison, in_clear)))) => {
+            finding.in_clear = in_clear;
+            finding.fields = comparison.fields;
+            let verdict = match comparison.divergences.len() {
+                0 if !comparison.unknown.is_empty() => Verdict::Unreadable,
+                divergences => Verdict::of_comparison(divergences),
             };
+            finding.unknown = comparison.unknown;
+            let differences = comparison.divergences.into_iter().map(|one| Difference {
+                path: one.path,
+                kind: one.kind.into(),
+                expected: Some(one.expected),
+                actual: one.actual,
+                secret: one.secret,
+            });
+            (Some(verdict), FindingKind::Differs(differences.collect()))
         }
-        Readiness::Hold(verdict) => return hold(Some(verdict), facts.held),
-        Readiness::Nothing => (None, 0, Vec::new()),
-        Readiness::Gone => (
-            Some(Verdict::Drifted),
-            0,
-            vec![whole(DriftKind::Gone, None)],
+        (Readiness::Wait, _) => (None, FindingKind::Wait),
+        (Readiness::Hold(verdict), _) => {
+            let still_due = facts.held;
+            (Some(verdict), FindingKind::Hold { still_due })
+        }
+        (Readiness::Nothing, _) => (None, FindingKind::Differs(Vec::new())),
+        (Readiness::Gone, _) => (Some(Verdict::Drifted), whole(DriftKind::Gone, None)),
+        (Readiness::Unmanaged, _) => {
+            let hidden = rules.hide("", &resource.attributes);
+            let actual = hidden.unwrap_or_else(|| resource.attributes.clone());
+            (
+                Some(Verdict::Drifted),
+                whole(DriftKind::Unmanaged, Some(actual)),
+            )
+        }
+        (Readiness::Compare, _) => (
+            Some(Verdict::Unreadable),
+            FindingKind::Hold { still_due: false },
         ),
-        Readiness::Unmanaged => {
-            let actual = Some(resource.attributes.clone());
-            let differences = vec![whole(DriftKind::Unmanaged, actual)];
-            (Some(Verdict::Drifted), 0, differences)
-        }
-        Readiness::Compare => match rules.compare(&resource.spec, &resource.attributes) {
-            Ok(comparison) => {
-                let verdict = Verdict::of_comparison(comparison.divergences.len());
-                let differences = comparison.divergences.into_iter().map(|one| Difference {
-                    path: one.path,
-                    kind: one.kind.into(),
-                    expected: Some(one.expected),
-                    actual: one.actual,
-                    secret: one.secret,
-                });
-                (Some(verdict), comparison.fields, differences.collect())
-            }
-            Err(error) => {
-                // Nothing that is no document is ever stored.
-                tracing::error!(
-                    provider = resource.provider,
-                    kind = resource.kind,
-                    id = resource.id,
-                    error = &error as &dyn std::error::Error,
-                    "a stored document cannot be read"
-                );
-                return hold(Some(Verdict::Unreadable), false);
-            }
-        },
     };
-    Finding {
-        at,
-        verdict,
-        fields,
-        kind: FindingKind::Differs(differences),
-    }
+    finding
+}
+
+/// Compares the documents of a resource, without what is secret by now; says whether there was anything of that.
+fn compare(
+    rules: &TypeRules,
+    resource: &SweepResource,
+) -> Result<(Comparison, bool), DocumentError> {
+    let (spec, live) = (&resource.spec, &resource.attributes);
+    let compared = rules.compare(spec, live).and_then(|found| {
+        if !found.in_clear {
+            return Ok((found, false));
+        }
+        let (hidden_spec, hidden_live) = (rules.hide("", spec), rules.hide("", live));
+        let found = rules.compare(
+            hidden_spec.as_ref().unwrap_or(spec),
+            hidden_live.as_ref().unwrap_or(live),
+        )?;
+        Ok((found, true))
+    });
+    compared.inspect_err(|error| {
+        // Nothing that is no document is ever stored.
+        tracing::error!(
+            provider = resource.provider,
+            kind = resource.kind,
+            id = resource.id,
+            error = error as &dyn std::error::Error,
+            "a stored document cannot be read"
+        );
+    })
 }
 
 fn facts(resource: &SweepResource, rules: &TypeRules, circumstances: &Circumstances) -> Facts {
@@ -206,9 +244,9 @@ pub(super) fn is_new(difference: &Difference, open: &[OpenDrift]) -> bool {
     !open.iter().any(|drift| drift.path == difference.path)
 }
 
-/// The second half: what is written. `None` if all is as it was.
+/// The second half: what is written, `None` if all is as it was; and what is to be accepted then.
 pub(super) fn settle(
-    finding: Finding,
+    finding: &Finding,
     due: &DueResource,
     resource: &SweepResource,
     open: &[OpenDrift],
@@ -230,20 +268,28 @@ pub(super) fn settle(
     };
     let mut accept = Vec::new();
     let holds_on = matches!(finding.kind, FindingKind::Hold { still_due: true });
-    let (differences, holds) = match finding.kind {
+    let held: Vec<Difference>;
+    let (differences, holds) = match &finding.kind {
         FindingKind::Wait => return (None, accept),
         FindingKind::Differs(differences) => (differences, false),
         // What is open stays as it is; but what hides it may have ended.
         FindingKind::Hold { still_due } => {
             write.done = is_due && !still_due;
-            (open.iter().filter_map(Difference::of).collect(), true)
+            held = open.iter().filter_map(Difference::of).collect();
+            (&held, true)
         }
     };
+    let unknown = open
+        .iter()
+        .filter(|drift| finding.unknown.contains(&drift.path));
+    let unknown: Vec<Difference> = unknown.filter_map(Difference::of).collect();
+    let unknown = unknown.iter().map(|difference| (difference, true));
     let rules = rules.of(&resource.provider, &resource.kind);
     let mut labels = None;
     // Nothing else says that the saga has let go of it.
     let mut next = (holds_on && !is_due).then_some(now);
-    for difference in &differences {
+    let differences_or_not = differences.iter().map(|difference| (difference, holds));
+    for (difference, holds) in differences_or_not.chain(unknown) {
         let labels: &BTreeMap<String, String> = labels
             .get_or_insert_with(|| serde_json::from_str(&resource.labels).unwrap_or_default());
         let before = open.iter().find(|drift| drift.path == difference.path);
@@ -259,6 +305,10 @@ pub(super) fn settle(
                 key: resource.key,
                 path: difference.path.clone(),
                 policy,
+                seen: before.map(|before| {
+                    let changes = judged.drift.is_some() && !judged.silent;
+                    (before.id.clone(), before.version + i64::from(changes))
+                }),
             });
         }
         match (before, judged.drift) {
@@ -276,9 +326,12 @@ pub(super) fn settle(
     }
     if !holds {
         let closing = open.iter();
-        let closing = closing.filter(|drift| !differences.iter().any(|one| one.path == drift.path));
+        let closing = closing.filter(|drift| {
+            let differs = differences.iter().any(|one| one.path == drift.path);
+            !differs && !finding.unknown.contains(&drift.path)
+        });
         write.closes = closing
-            .map(|drift| close(drift, resource, &differences))
+            .map(|drift| close(drift, resource, differences))
             .collect();
     }
     let scheduled = due.generation > 0 && !is_due;
@@ -294,7 +347,7 @@ pub(super) fn settle(
         || write.done
         || write.next_us.is_some()
         || !(write.opens.is_empty() && write.updates.is_empty() && write.closes.is_empty());
-    (writes.then_some(write), accept)
+    ((writes || !accept.is_empty()).then_some(write), accept)
 }
 
 fn close(drift: &OpenDrift, resource: &SweepResource, differences: &[Difference]) -> DriftClose {
@@ -336,13 +389,16 @@ fn judge(
     past: &HashMap<(i64, String), PastDrift>,
     (rules, policies, now): (&TypeRules, &InForce<'_>, Timestamp),
 ) -> Judged {
-    let same = |one: &Option<String>, other: &Option<String>| match (one, other) {
-        (Some(one), Some(other)) => rules.same(&difference.path, one, other),
-        (one, other) => one == other,
+    let sameness = |one: &Option<String>, other: &Option<String>| match (one, other) {
+        (Some(one), Some(other)) => rules.sameness(&difference.path, one, other),
+        (one, other) => secret::of_equal(one == other),
     };
     let kind = difference.kind.as_str();
-    let value_changed = before
-        .is_some_and(|before| before.kind != kind || !same(&before.actual, &difference.actual));
+    let actual = before.map(|before| sameness(&before.actual, &difference.actual));
+    let expected = before.map(|before| sameness(&before.expected, &difference.expected));
+    // Of another key, it may be the same.
+    let value_changed =
+        actual == Some(Sameness::Different) || before.is_some_and(|before| before.kind != kind);
     let (flips, last) = match before {
         None => {
             let past = past.get(&(resource.key, difference.path.clone()));
@@ -390,19 +446,18 @@ fn judge(
     let calm = flapping_until.filter(|_| !decision.policy.is_empty());
     let next = sooner(sooner(until, decision.next), calm);
     let accepted = decision.handling == Handling::Accept && hidden.is_none();
-    let keep_value = before.filter(|_| !value_changed);
+    // A value that means the same is shown as it was first seen.
+    let kept_actual = before.filter(|_| actual == Some(Sameness::Same) && !value_changed);
+    let kept_expected = before.filter(|_| expected == Some(Sameness::Same));
     let drift = DriftOpen {
         path: difference.path.clone(),
         kind,
         severity: severity(decision.severity),
-        // A value that means the same is shown as it was first seen.
-        expected: before
-            .filter(|before| same(&before.expected, &difference.expected))
-            .map_or_else(
-                || difference.expected.clone(),
-                |before| before.expected.clone(),
-            ),
-        actual: keep_value
+        expected: kept_expected.map_or_else(
+            || difference.expected.clone(),
+            |before| before.expected.clone(),
+        ),
+        actual: kept_actual
             .map_or_else(|| difference.actual.clone(), |before| before.actual.clone()),
         secret: difference.secret,
         flips: i64::from(flips),
@@ -410,9 +465,18 @@ fn judge(
         suppressed_policy: policy.to_owned(),
         suppressed_until_us: until.map(|until| until.0),
     };
-    let shown = before.is_some_and(|before| is_shown_so(before, &drift));
+    let shown = before.is_some_and(|before| {
+        let same = (&before.expected, &before.actual) == (&drift.expected, &drift.actual);
+        let rekeyed = expected != Some(Sameness::Different) && actual != Some(Sameness::Different);
+        is_shown_so(before, &drift) && (same || rekeyed)
+    });
     let silent = shown && !value_changed;
-    let kept = silent && before.is_some_and(|before| before.spec_version == spec_version);
+    let kept = silent
+        && before.is_some_and(|before| {
+            before.spec_version == spec_version
+                && before.expected == drift.expected
+                && before.actual == drift.actual
+        });
     Judged {
         drift: (!kept).then_some(drift),
         value_changed,
@@ -422,12 +486,10 @@ fn judge(
     }
 }
 
-/// Whether everything about a drift that anyone sees is as it was.
+/// Whether everything about a drift that anyone sees is as it was, but for its values.
 fn is_shown_so(before: &OpenDrift, now: &DriftOpen) -> bool {
     before.kind == now.kind
         && before.severity == now.severity
-        && before.expected == now.expected
-        && before.actual == now.actual
         && before.secret == now.secret
         && before.flips == now.flips
         && before.suppressed_by == now.suppressed_by

@@ -2,9 +2,13 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod accepting;
+mod automatic;
+mod failing;
+mod generations;
 mod hiding;
 mod inventories;
 mod model;
 mod quiet;
 mod replicas;
 mod scene;
+mod secrets;

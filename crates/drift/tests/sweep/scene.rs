@@ -2,12 +2,16 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use steadfast_drift::{
-    AcceptRefusal, Declaration, HashKey, Rules, SweepOptions, SweepTally, Sweeper, accept,
+    AcceptRefusal, Comparator, Declaration, HashKey, Rules, SweepOptions, SweepTally, Sweeper,
+    accept,
 };
 use steadfast_store::{
     AcceptWrite, Accepted, DriftFilter, DriftRow, InventoryEnd, InventoryEnded, NewRecord,
@@ -18,11 +22,19 @@ use steadfast_store::{
 use steadfast_testkit::postgres::TestDatabase;
 use steadfast_types::ReplicaId;
 use tempfile::TempDir;
-use tokio::task::JoinHandle;
+use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How long anything may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Runs one statement on a SQLite file and prints rows as psql does.
+const SQLITE: &str = r#"
+import sqlite3, sys
+with sqlite3.connect(sys.argv[1], timeout=30) as connection:
+    for row in connection.execute(sys.argv[2]):
+        print("|".join("" if value is None else str(value) for value in row))
+"#;
 
 /// What a plan says of a place.
 type Planned = Arc<dyn Fn(&Point<'_>) -> Fault + Send + Sync>;
@@ -34,6 +46,12 @@ pub(crate) struct Ledger {
     planned: Mutex<Option<Planned>>,
 }
 
+/// A thread that stands at a place until it is let go, or this is dropped. The runtime needs another one.
+pub(crate) struct Halted {
+    reached: Arc<Notify>,
+    go: std::sync::mpsc::Sender<()>,
+}
+
 /// A database with a sweeper.
 pub(crate) struct Scene {
     pub(crate) store: Store,
@@ -41,7 +59,7 @@ pub(crate) struct Scene {
     pub(crate) rules: Arc<Rules>,
     pub(crate) ledger: Arc<Ledger>,
     options: steadfast_store::Options,
-    wakeups: Wakeups,
+    pub(crate) wakeups: Wakeups,
     running: Option<JoinHandle<()>>,
     stop: CancellationToken,
     pub(crate) database: Option<Arc<TestDatabase>>,
@@ -61,6 +79,41 @@ impl Ledger {
         *self.planned.lock().unwrap() = Some(Arc::new(plan));
     }
 
+    /// Lets the first that comes to such a place wait there.
+    pub(crate) fn halt(&self, at: impl Fn(&Point<'_>) -> bool + Send + Sync + 'static) -> Halted {
+        let reached = Arc::new(Notify::new());
+        let (go, let_go) = std::sync::mpsc::channel();
+        let (signal, let_go) = (Arc::clone(&reached), Mutex::new(Some(let_go)));
+        self.plan(move |point| {
+            if at(point)
+                && let Some(let_go) = let_go.lock().unwrap().take()
+            {
+                signal.notify_one();
+                tokio::task::block_in_place(|| let_go.recv_timeout(PATIENCE)).ok();
+            }
+            Fault::None
+        });
+        Halted { reached, go }
+    }
+
+    /// Lets the first that comes to such a place go no further.
+    pub(crate) fn stop(
+        &self,
+        at: impl Fn(&Point<'_>) -> bool + Send + Sync + 'static,
+    ) -> Arc<Notify> {
+        let reached = Arc::new(Notify::new());
+        let signal = Arc::clone(&reached);
+        let stopped = AtomicBool::new(false);
+        self.plan(move |point| {
+            if !at(point) || stopped.swap(true, Ordering::SeqCst) {
+                return Fault::None;
+            }
+            signal.notify_one();
+            Fault::Stop
+        });
+        reached
+    }
+
     fn pass(&self, point: &Point<'_>) -> Fault {
         if let Point::Committed(names) = point {
             self.committed.lock().unwrap().push(names.to_vec());
@@ -68,6 +121,18 @@ impl Ledger {
         // Not under the lock: a plan may wait.
         let planned = self.planned.lock().unwrap().clone();
         planned.map_or(Fault::None, |plan| plan(point))
+    }
+}
+
+impl Halted {
+    pub(crate) async fn reached(&self) {
+        tokio::time::timeout(PATIENCE, self.reached.notified())
+            .await
+            .expect("nobody came to the place");
+    }
+
+    pub(crate) fn go(self) {
+        let _ = self.go.send(());
     }
 }
 
@@ -136,6 +201,7 @@ impl Scene {
             database,
             folder,
         };
+        scene.sweeper.adopt_rules().await.unwrap();
         scene.start();
         scene
     }
@@ -306,7 +372,7 @@ impl Scene {
             include_suppressed: true,
             ..DriftFilter::default()
         };
-        let (mut rows, _) = self.store.drifts(&filter, "", 1_000).await.unwrap();
+        let mut rows = self.store.drifts(&filter, "", 1_000).await.unwrap();
         rows.reverse();
         rows
     }
@@ -373,6 +439,29 @@ impl Scene {
         assert!(matches!(snoozed, Accepted::Done(_)), "{snoozed:?}");
     }
 
+    /// Runs a statement behind everybody's back, and returns what it prints.
+    pub(crate) async fn sql(&self, sql: &str) -> String {
+        let Some(database) = &self.database else {
+            let file = self.file("steadfast.db");
+            let python = tokio::process::Command::new("python3")
+                .args(["-c", SQLITE])
+                .arg(file)
+                .arg(sql)
+                .output();
+            let output = python.await.unwrap();
+            assert!(output.status.success(), "{output:?}");
+            return String::from_utf8_lossy(&output.stdout)
+                .trim_end()
+                .to_owned();
+        };
+        database.psql(sql).await
+    }
+
+    /// A file of the SQLite database.
+    pub(crate) fn file(&self, name: &str) -> std::path::PathBuf {
+        self.folder.as_ref().unwrap().path().join(name)
+    }
+
     pub(crate) async fn revision(&self) -> i64 {
         self.store.head().await.unwrap().cursor.revision.0
     }
@@ -405,15 +494,25 @@ fn declared() -> Arc<Rules> {
 }
 
 pub(crate) fn rules(unmanaged: &[&str]) -> Rules {
-    let secret = Declaration {
+    rules_of(&[], unmanaged)
+}
+
+pub(crate) fn declaration(path: &str, comparator: Comparator) -> Declaration {
+    Declaration {
         provider: "cloud".to_owned(),
         kind: "vm".to_owned(),
-        path: "/password".to_owned(),
-        comparator: steadfast_drift::Comparator::Secret,
-    };
+        path: path.to_owned(),
+        comparator,
+    }
+}
+
+/// The secret path, and what else is declared.
+pub(crate) fn rules_of(more: &[Declaration], unmanaged: &[&str]) -> Rules {
+    let secret = declaration("/password", Comparator::Secret);
+    let declared = [&[secret], more].concat();
     let unmanaged: BTreeSet<String> = unmanaged.iter().map(|&kind| kind.to_owned()).collect();
     let key = HashKey::new("0123456789abcdef0123456789abcdef");
-    Rules::new(&[secret], &unmanaged, key).unwrap()
+    Rules::new(&declared, &unmanaged, key).unwrap()
 }
 
 pub(crate) fn changed(path: &str, expected: &str, actual: &str) -> Difference {

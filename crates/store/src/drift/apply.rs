@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::{
     event::{self, NewEvent},
-    json,
+    generation, json,
     row::{self, detail},
 };
 use crate::{
@@ -23,7 +23,9 @@ use crate::{
     log,
 };
 
-pub use found::{AppliedPage, Compared, DriftClose, DriftOpen, DriftUpdate, SweepWrite};
+pub use found::{
+    Applied, AppliedPage, Compared, DriftClose, DriftOpen, DriftUpdate, OpenedDrift, SweepWrite,
+};
 
 /// Changes in one revision at most.
 const CHANGES: usize = 1_000;
@@ -150,7 +152,8 @@ statements! {
     ];
     /// Says how far the sweep is.
     PROGRESS = "drift_apply_progress" => [
-        "UPDATE drift_sweep SET cursor_key = $2, tally = $3 WHERE id = $1 AND state = 'running' RETURNING cancel_requested"
+        "UPDATE drift_sweep SET cursor_key = $2, tally = $3, stalls = CASE WHEN cursor_key = $2 THEN stalls ELSE 0 END, \
+         failed = CASE WHEN $4 = '' THEN failed ELSE $4 END WHERE id = $1 AND state = 'running' RETURNING cancel_requested"
     ];
 }
 
@@ -217,9 +220,13 @@ impl Store {
         lease: &Lease,
         write: &SweepWrite,
         tally: impl FnOnce(&AppliedPage) -> String + Send,
-    ) -> Result<AppliedPage, Error> {
+    ) -> Result<Applied, Error> {
         let mut tx = self.db().begin().await?;
         lease.guard(&mut tx).await?;
+        if let Some(outdated) = generation::keep(&mut tx, &write.judged_by).await? {
+            tx.rollback().await?;
+            return Ok(Applied::Outdated(outdated));
+        }
         let mut applied = AppliedPage::default();
         let touched = write.compared.iter().filter(|one| one.touches_drifts());
         let touched: Vec<&Compared> = touched.collect();
@@ -237,6 +244,7 @@ impl Store {
         let progress: Option<CancelRow> = progress
             .bind(write.cursor_key)
             .bind(tally(&applied))
+            .bind(&write.failed)
             .optional()
             .await?;
         let progress = progress.ok_or_else(|| Error::Fenced {
@@ -247,7 +255,7 @@ impl Store {
         let revisions: Vec<Vec<Change>> = changes.chunks(CHANGES).map(<[_]>::to_vec).collect();
         log::append_each(&mut tx, &revisions).await?;
         tx.commit().await?;
-        Ok(applied)
+        Ok(Applied::Page(applied))
     }
 }
 
@@ -356,7 +364,12 @@ async fn write_drifts(
     applied.closed = super::count(closed.len());
     applied.updated = super::count(updates.iter().filter(|row| row.value_changed).count());
     let was_opened = opens.iter().filter(|row| opened.contains_key(row.id));
-    applied.opened = was_opened.map(|row| (row.key, row.id.to_owned())).collect();
+    let was_opened = was_opened.map(|row| OpenedDrift {
+        key: row.key,
+        path: row.path.to_owned(),
+        id: row.id.to_owned(),
+    });
+    applied.opened = was_opened.collect();
     Ok(changes)
 }
 

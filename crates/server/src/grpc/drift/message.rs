@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use steadfast_api::drift::v1 as api;
 use steadfast_drift::{Rules, SweepTally, TypeRules, Verdict, flap};
 use steadfast_store::{
-    DriftEventRow, DriftRow, InventoryRow, PolicyRow, ReportOutcome, ResourceRow, SweepRow,
+    DriftEventRow, DriftRow, InventoryRow, PolicyRow, ReportOutcome, ResourceRow, SweepFailure,
+    SweepRow,
 };
 use steadfast_types::Timestamp;
 
@@ -130,21 +131,8 @@ pub(super) fn event(row: &DriftEventRow, rules: &TypeRules) -> api::ResourceEven
         drift_id: row.drift_id.clone(),
         actor: row.actor.clone(),
         reason: row.reason.clone(),
-        detail_json: match rules.is_secret(&row.path) {
-            true => without_values(&row.detail),
-            false => row.detail.clone(),
-        },
+        detail_json: rules.mask_detail(&row.path, &row.detail).into_owned(),
     }
-}
-
-/// What an event says, without what was asked for and what was there. Text that is no object is not shown at all.
-fn without_values(detail: &str) -> String {
-    let mut detail: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_str(detail).unwrap_or_default();
-    for name in ["expected", "actual"] {
-        detail.remove(name);
-    }
-    serde_json::Value::Object(detail).to_string()
 }
 
 pub(super) fn inventory(row: &InventoryRow) -> api::Inventory {
@@ -208,8 +196,7 @@ pub(super) fn drift(row: &DriftRow, now: Timestamp, rules: &Rules) -> api::Drift
     };
     // Hashes are for comparing, not for showing.
     let shown = |value: &Option<String>| match value {
-        Some(document) if row.path.is_empty() => rules.mask(document).into_owned(),
-        Some(value) if !secret => value.clone(),
+        Some(value) if !secret => rules.mask_at(&row.path, value).into_owned(),
         _ => String::new(),
     };
     let flips = u32::try_from(row.flips).unwrap_or(u32::MAX);
@@ -284,6 +271,20 @@ pub(super) fn sweep(row: &SweepRow, key: Option<api::ResourceKey>) -> api::Sweep
         drifts_accepted: tally.accepted,
         owner: row.owner.clone(),
         error: row.error.clone(),
+        failed: row.failures().into_iter().map(failed).collect(),
+        failed_count: tally.failed,
+    }
+}
+
+fn failed(failure: SweepFailure) -> api::FailedResource {
+    let name = Some(failure.name).filter(|name| !name.id.is_empty());
+    api::FailedResource {
+        key: name.map(|name| api::ResourceKey {
+            provider: name.provider,
+            r#type: name.kind,
+            id: name.id,
+        }),
+        reason: failure.reason,
     }
 }
 

@@ -2,15 +2,21 @@
 
 use std::collections::HashSet;
 
+use super::super::generation::{JudgedBy, Outdated};
+
 /// What a sweep found of one page.
 #[derive(Debug, Clone, Default)]
 pub struct SweepWrite {
     /// The sweep.
     pub sweep_id: String,
+    /// What it was judged by.
+    pub judged_by: JudgedBy,
     /// Up to this number it is done.
     pub cursor_key: i64,
     /// The resources of which anything is to be written, in the order of their numbers.
     pub compared: Vec<Compared>,
+    /// What is kept as [`crate::SweepRow::failed`]; empty if that stays as it is.
+    pub failed: String,
 }
 
 /// What was found of one resource.
@@ -97,13 +103,22 @@ pub struct DriftClose {
     pub reason: &'static str,
 }
 
+/// What became of a page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Applied {
+    /// It is written.
+    Page(AppliedPage),
+    /// Nothing is written: it was judged by what is no longer so.
+    Outdated(Outdated),
+}
+
 /// What was written.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AppliedPage {
     /// Resources that changed since they were read, of which nothing was written.
     pub overtaken: HashSet<i64>,
-    /// Drifts that were opened: number of the resource, and id.
-    pub opened: Vec<(i64, String)>,
+    /// Drifts that were opened.
+    pub opened: Vec<OpenedDrift>,
     /// Drifts that were changed.
     pub updated: i64,
     /// Drifts that were closed.
@@ -112,6 +127,17 @@ pub struct AppliedPage {
     pub announced: bool,
     /// The sweep is to stop.
     pub cancelled: bool,
+}
+
+/// A drift that was opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenedDrift {
+    /// The number of its resource.
+    pub key: i64,
+    /// Where in the spec.
+    pub path: String,
+    /// A UUIDv7.
+    pub id: String,
 }
 
 // === impl Compared ===
