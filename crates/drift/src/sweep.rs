@@ -8,11 +8,12 @@
 //! behind the last page that was written. Who asks while one runs gets that one, and it does not end before it has gone through
 //! what was due when they asked.
 //!
-//! `judge` is the pure part; `carry` reads, hands on and writes.
+//! `judge` is the pure part; `carry` reads and hands on, `write` writes.
 
 mod carry;
 mod judge;
 mod tally;
+mod write;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

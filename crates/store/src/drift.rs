@@ -27,7 +27,9 @@ use serde::Serialize;
 use crate::Error;
 
 pub use accept::{AcceptScene, AcceptWrite, Accepted, SnoozeWrite};
-pub use apply::{AppliedPage, Compared, DriftClose, DriftOpen, DriftUpdate, SweepWrite};
+pub use apply::{
+    AppliedPage, Compared, DriftClose, DriftOpen, DriftUpdate, OpenedDrift, SweepWrite,
+};
 pub use event::DriftEventRow;
 pub use inventory::{FailedLook, InventoryEnd, InventoryEnded, InventoryFilter, InventoryRow};
 pub use page::{DueResource, OpenDrift, PastDrift, SweepResource};

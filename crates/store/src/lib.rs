@@ -41,9 +41,10 @@ pub use drift::{
     AcceptScene, AcceptWrite, Accepted, AppliedPage, Compared, DRIFT_TOPIC, DriftClose,
     DriftEventRow, DriftFilter, DriftOpen, DriftRetention, DriftRow, DriftUpdate, DueResource,
     FailedLook, InventoryEnd, InventoryEnded, InventoryFilter, InventoryRow, NewRecord, NewReports,
-    NewSweep, Observed, OpenDrift, POLICY_TOPIC, PastDrift, PolicyRow, PolicyWrite, PolicyWritten,
-    RESOURCE_KEY_PREFIX, RESOURCE_TOPIC, Recorded, ReportOutcome, Reported, ResourceFilter,
-    ResourceName, ResourceRow, SnoozeWrite, SweepAsked, SweepResource, SweepRow, SweepWrite,
+    NewSweep, Observed, OpenDrift, OpenedDrift, POLICY_TOPIC, PastDrift, PolicyRow, PolicyWrite,
+    PolicyWritten, RESOURCE_KEY_PREFIX, RESOURCE_TOPIC, Recorded, ReportOutcome, Reported,
+    ResourceFilter, ResourceName, ResourceRow, SnoozeWrite, SweepAsked, SweepResource, SweepRow,
+    SweepWrite,
 };
 pub use error::{Error, Outcome};
 pub use lease::Lease;

@@ -1,39 +1,30 @@
-//! Carrying a sweep out: one task reads pages, one compares them, one writes what is new.
+//! Carrying a sweep out: one task reads pages, one compares them, one writes what is new (see `write`).
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-    time::Instant,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
-use steadfast_store::{
-    AcceptWrite, Accepted, AppliedPage, Compared, DueResource, Error, Lease, OpenDrift, PastDrift,
-    PolicyRow, SweepResource, SweepRow, SweepWrite,
-};
+use steadfast_store::{DueResource, Error, Lease, OpenDrift, PolicyRow, SweepResource, SweepRow};
 use steadfast_types::Timestamp;
 use tokio::sync::mpsc;
 
 use super::{
     Inner, SweepTally,
-    judge::{self, Circumstances, Finding, FindingKind, ToAccept},
+    judge::{self, Circumstances, Finding},
+    write::Writer,
 };
-use crate::{Policies, Policy, Rules, accept::accept};
-
-/// Drifts written in one transaction, at most, beyond the resource that exceeds it.
-const DRIFTS: usize = 2_000;
+use crate::{Policies, Policy, Rules};
 
 /// Policies that there may be.
 const POLICIES: i64 = 1_000;
 
 /// A page, read.
-struct Page {
-    due: Vec<DueResource>,
-    resources: Vec<SweepResource>,
-    open: Vec<OpenDrift>,
-    circumstances: Circumstances,
-    policies: Arc<Policies>,
+pub(super) struct Page {
+    pub(super) due: Vec<DueResource>,
+    pub(super) resources: Vec<SweepResource>,
+    pub(super) open: Vec<OpenDrift>,
+    pub(super) circumstances: Circumstances,
+    pub(super) policies: Arc<Policies>,
     /// Up to this number it goes.
-    through: i64,
+    pub(super) through: i64,
 }
 
 /// Policies as they were read last.
@@ -101,7 +92,7 @@ async fn round(
     tokio::try_join!(
         read_all(inner, row, pages),
         compare_all(inner, read, findings),
-        write_all(inner, lease, row, found, tally),
+        write_all(Writer::new(inner, lease, row, tally), found),
     )?;
     Ok(())
 }
@@ -141,14 +132,11 @@ async fn compare_all(
 }
 
 async fn write_all(
-    inner: &Inner,
-    lease: &Lease,
-    row: &SweepRow,
+    mut writer: Writer<'_>,
     mut found: mpsc::Receiver<(Page, Vec<Finding>)>,
-    tally: &mut SweepTally,
 ) -> Result<(), Error> {
     while let Some((page, findings)) = found.recv().await {
-        if write_page(inner, lease, row, page, findings, tally).await? {
+        if writer.page(page, findings).await? {
             return Ok(());
         }
     }
@@ -243,173 +231,4 @@ fn compare(rules: &Rules, page: Page) -> (Page, Vec<Finding>) {
         .map(|(at, resource)| judge::find(at, resource, rules, &page.circumstances))
         .collect();
     (page, findings)
-}
-
-/// Writes what is new in a page. Returns whether the sweep is to stop.
-async fn write_page(
-    inner: &Inner,
-    lease: &Lease,
-    row: &SweepRow,
-    page: Page,
-    findings: Vec<Finding>,
-    tally: &mut SweepTally,
-) -> Result<bool, Error> {
-    let open = by_key(&page.open);
-    let of = |key: i64| open.get(&key).copied().unwrap_or_default();
-    let past = past(inner, &page, &findings, of).await?;
-    let policies = page.policies.at(page.circumstances.now);
-    let scene = (&*inner.rules, &policies, page.circumstances.now);
-    let due: HashMap<i64, &DueResource> = page.due.iter().map(|due| (due.key, due)).collect();
-    let mut accepts = Vec::new();
-    let mut part = Part::default();
-    let mut parts = Vec::new();
-    for finding in findings {
-        let resource = &page.resources[finding.at];
-        part.tally.compared += 1;
-        part.tally.fields += i64::from(finding.fields);
-        if let Some(verdict) = finding.verdict {
-            part.tally.count(verdict);
-        }
-        let Some(due) = due.get(&resource.key) else {
-            continue;
-        };
-        let settled = judge::settle(finding, due, resource, of(resource.key), &past, scene);
-        accepts.extend(settled.1);
-        if let Some(compared) = settled.0 {
-            part.push(compared);
-        }
-        if part.drifts >= DRIFTS {
-            part.through = resource.key;
-            parts.push(std::mem::take(&mut part));
-        }
-    }
-    part.through = page.through;
-    parts.push(part);
-    for part in parts {
-        let applied = apply(inner, lease, row, part, tally).await?;
-        if applied.cancelled {
-            return Ok(true);
-        }
-    }
-    if accepts.is_empty() {
-        return Ok(false);
-    }
-    tally.accepted += accept_all(inner, accepts).await?;
-    let counted = Part {
-        through: page.through,
-        ..Part::default()
-    };
-    Ok(apply(inner, lease, row, counted, tally).await?.cancelled)
-}
-
-/// What one transaction writes.
-#[derive(Default)]
-struct Part {
-    compared: Vec<Compared>,
-    drifts: usize,
-    through: i64,
-    tally: SweepTally,
-}
-
-impl Part {
-    fn push(&mut self, one: Compared) {
-        self.drifts += one.opens.len() + one.updates.len() + one.closes.len();
-        self.compared.push(one);
-    }
-}
-
-async fn apply(
-    inner: &Inner,
-    lease: &Lease,
-    row: &SweepRow,
-    part: Part,
-    tally: &mut SweepTally,
-) -> Result<AppliedPage, Error> {
-    let write = SweepWrite {
-        sweep_id: row.id.clone(),
-        cursor_key: part.through,
-        compared: part.compared,
-    };
-    let before = *tally;
-    let after = |applied: &AppliedPage| {
-        let mut after = before;
-        after.add(&part.tally);
-        after.opened += i64::try_from(applied.opened.len()).unwrap_or(i64::MAX);
-        after.changed += applied.updated;
-        after.closed += applied.closed;
-        after
-    };
-    let applied = inner
-        .store
-        .apply_sweep(lease, &write, |applied| after(applied).write())
-        .await?;
-    *tally = after(&applied);
-    if applied.announced {
-        inner.wakeups.kick();
-    }
-    Ok(applied)
-}
-
-/// Accepts what policies accept, each as a person would: if it is still as it was found. Returns how many.
-async fn accept_all(inner: &Inner, accepts: Vec<ToAccept>) -> Result<i64, Error> {
-    let mut count = 0;
-    let keys: Vec<i64> = accepts.iter().map(|one| one.key).collect();
-    let open = inner.store.open_drifts(&keys).await?;
-    for one in accepts {
-        let drift = open
-            .iter()
-            .find(|drift| drift.key == one.key && drift.path == one.path);
-        let Some(drift) = drift else { continue };
-        let etag = drift.version.to_string();
-        let rules = Arc::clone(&inner.rules);
-        let actor = format!("policy:{}", one.policy);
-        let accepted = inner
-            .store
-            .accept_drift(&drift.id, move |scene| {
-                accept(scene, &etag, &rules).map(|spec| AcceptWrite {
-                    spec,
-                    actor,
-                    reason: "a policy accepts it".to_owned(),
-                })
-            })
-            .await?;
-        if matches!(accepted, Accepted::Done(_)) {
-            count += 1;
-            inner.wakeups.kick();
-        }
-    }
-    Ok(count)
-}
-
-/// The drifts of each resource; they are in the order of the numbers.
-fn by_key(open: &[OpenDrift]) -> HashMap<i64, &[OpenDrift]> {
-    let groups = open.chunk_by(|one, next| one.key == next.key);
-    groups
-        .filter_map(|group| Some((group.first()?.key, group)))
-        .collect()
-}
-
-/// The past of the differences that are new.
-async fn past<'p>(
-    inner: &Inner,
-    page: &Page,
-    findings: &[Finding],
-    open: impl Fn(i64) -> &'p [OpenDrift],
-) -> Result<HashMap<(i64, String), PastDrift>, Error> {
-    let mut places = Vec::new();
-    for finding in findings {
-        let FindingKind::Differs(differences) = &finding.kind else {
-            continue;
-        };
-        let key = page.resources[finding.at].key;
-        let new = differences
-            .iter()
-            .filter(|one| judge::is_new(one, open(key)));
-        places.extend(new.map(|one| (key, one.path.as_str())));
-    }
-    let past = inner.store.past_drifts(&places).await?;
-    let past = past
-        .into_iter()
-        .map(|past| ((past.key, past.path.clone()), past));
-    Ok(past.collect())
 }

@@ -82,6 +82,8 @@ pub(super) struct ToAccept {
     pub(super) key: i64,
     pub(super) path: String,
     pub(super) policy: String,
+    /// Its id, and the version that it has once all is written that was judged; `None` if it opens with that.
+    pub(super) seen: Option<(String, i64)>,
 }
 
 /// The first half: whether a resource may be compared, and where it differs.
@@ -206,7 +208,7 @@ pub(super) fn is_new(difference: &Difference, open: &[OpenDrift]) -> bool {
     !open.iter().any(|drift| drift.path == difference.path)
 }
 
-/// The second half: what is written. `None` if all is as it was.
+/// The second half: what is written, `None` if all is as it was; and what is to be accepted then.
 pub(super) fn settle(
     finding: Finding,
     due: &DueResource,
@@ -259,6 +261,10 @@ pub(super) fn settle(
                 key: resource.key,
                 path: difference.path.clone(),
                 policy,
+                seen: before.map(|before| {
+                    let changes = judged.drift.is_some() && !judged.silent;
+                    (before.id.clone(), before.version + i64::from(changes))
+                }),
             });
         }
         match (before, judged.drift) {
@@ -294,7 +300,7 @@ pub(super) fn settle(
         || write.done
         || write.next_us.is_some()
         || !(write.opens.is_empty() && write.updates.is_empty() && write.closes.is_empty());
-    (writes.then_some(write), accept)
+    ((writes || !accept.is_empty()).then_some(write), accept)
 }
 
 fn close(drift: &OpenDrift, resource: &SweepResource, differences: &[Difference]) -> DriftClose {

@@ -8,7 +8,7 @@ use steadfast_store::{
 
 use crate::scene::{Scene, changed};
 
-fn policy(name: &str, expire_us: Option<i64>, document: &str) -> PolicyWrite {
+pub(crate) fn policy(name: &str, expire_us: Option<i64>, document: &str) -> PolicyWrite {
     PolicyWrite {
         name: name.to_owned(),
         expire_us,
@@ -18,7 +18,7 @@ fn policy(name: &str, expire_us: Option<i64>, document: &str) -> PolicyWrite {
     }
 }
 
-async fn create(scene: &Scene, policy: &PolicyWrite) {
+pub(crate) async fn create(scene: &Scene, policy: &PolicyWrite) {
     let written = scene.store.create_drift_policy(policy, 100).await.unwrap();
     assert!(matches!(written, PolicyWritten::Done(_)), "{written:?}");
 }
@@ -163,7 +163,7 @@ async fn a_policy_accepts_what_it_covers_and_nothing_that_flaps() {
 
 const KEY: &str = "resource/cloud/vm/1";
 
-async fn hold(scene: &Scene) -> String {
+pub(crate) async fn hold(scene: &Scene) -> String {
     let id = uuid::Uuid::now_v7().to_string();
     let first = |state: &str| SagaFirst {
         owner: "somebody".to_owned(),
@@ -214,7 +214,7 @@ async fn hold(scene: &Scene) -> String {
     id
 }
 
-async fn release(scene: &Scene, id: &str) {
+pub(crate) async fn release(scene: &Scene, id: &str) {
     let steered = scene.store.steer_saga::<()>(id, |row| {
         Ok(SteerWrite {
             owner: String::new(),

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod accepting;
+mod automatic;
 mod hiding;
 mod inventories;
 mod model;

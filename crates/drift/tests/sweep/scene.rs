@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -18,11 +21,19 @@ use steadfast_store::{
 use steadfast_testkit::postgres::TestDatabase;
 use steadfast_types::ReplicaId;
 use tempfile::TempDir;
-use tokio::task::JoinHandle;
+use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How long anything may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Runs one statement on a SQLite file and prints rows as psql does.
+const SQLITE: &str = r#"
+import sqlite3, sys
+with sqlite3.connect(sys.argv[1], timeout=30) as connection:
+    for row in connection.execute(sys.argv[2]):
+        print("|".join("" if value is None else str(value) for value in row))
+"#;
 
 /// What a plan says of a place.
 type Planned = Arc<dyn Fn(&Point<'_>) -> Fault + Send + Sync>;
@@ -32,6 +43,12 @@ type Planned = Arc<dyn Fn(&Point<'_>) -> Fault + Send + Sync>;
 pub(crate) struct Ledger {
     committed: Mutex<Vec<Vec<&'static str>>>,
     planned: Mutex<Option<Planned>>,
+}
+
+/// A thread that stands at a place until it is let go, or this is dropped. The runtime needs another one.
+pub(crate) struct Halted {
+    reached: Arc<Notify>,
+    go: std::sync::mpsc::Sender<()>,
 }
 
 /// A database with a sweeper.
@@ -61,6 +78,41 @@ impl Ledger {
         *self.planned.lock().unwrap() = Some(Arc::new(plan));
     }
 
+    /// Lets the first that comes to such a place wait there.
+    pub(crate) fn halt(&self, at: impl Fn(&Point<'_>) -> bool + Send + Sync + 'static) -> Halted {
+        let reached = Arc::new(Notify::new());
+        let (go, let_go) = std::sync::mpsc::channel();
+        let (signal, let_go) = (Arc::clone(&reached), Mutex::new(Some(let_go)));
+        self.plan(move |point| {
+            if at(point)
+                && let Some(let_go) = let_go.lock().unwrap().take()
+            {
+                signal.notify_one();
+                tokio::task::block_in_place(|| let_go.recv_timeout(PATIENCE)).ok();
+            }
+            Fault::None
+        });
+        Halted { reached, go }
+    }
+
+    /// Lets the first that comes to such a place go no further.
+    pub(crate) fn stop(
+        &self,
+        at: impl Fn(&Point<'_>) -> bool + Send + Sync + 'static,
+    ) -> Arc<Notify> {
+        let reached = Arc::new(Notify::new());
+        let signal = Arc::clone(&reached);
+        let stopped = AtomicBool::new(false);
+        self.plan(move |point| {
+            if !at(point) || stopped.swap(true, Ordering::SeqCst) {
+                return Fault::None;
+            }
+            signal.notify_one();
+            Fault::Stop
+        });
+        reached
+    }
+
     fn pass(&self, point: &Point<'_>) -> Fault {
         if let Point::Committed(names) = point {
             self.committed.lock().unwrap().push(names.to_vec());
@@ -68,6 +120,18 @@ impl Ledger {
         // Not under the lock: a plan may wait.
         let planned = self.planned.lock().unwrap().clone();
         planned.map_or(Fault::None, |plan| plan(point))
+    }
+}
+
+impl Halted {
+    pub(crate) async fn reached(&self) {
+        tokio::time::timeout(PATIENCE, self.reached.notified())
+            .await
+            .expect("nobody came to the place");
+    }
+
+    pub(crate) fn go(self) {
+        let _ = self.go.send(());
     }
 }
 
@@ -371,6 +435,29 @@ impl Scene {
             .await
             .unwrap();
         assert!(matches!(snoozed, Accepted::Done(_)), "{snoozed:?}");
+    }
+
+    /// Runs a statement behind everybody's back, and returns what it prints.
+    pub(crate) async fn sql(&self, sql: &str) -> String {
+        let Some(database) = &self.database else {
+            let file = self.file("steadfast.db");
+            let python = tokio::process::Command::new("python3")
+                .args(["-c", SQLITE])
+                .arg(file)
+                .arg(sql)
+                .output();
+            let output = python.await.unwrap();
+            assert!(output.status.success(), "{output:?}");
+            return String::from_utf8_lossy(&output.stdout)
+                .trim_end()
+                .to_owned();
+        };
+        database.psql(sql).await
+    }
+
+    /// A file of the SQLite database.
+    pub(crate) fn file(&self, name: &str) -> std::path::PathBuf {
+        self.folder.as_ref().unwrap().path().join(name)
     }
 
     pub(crate) async fn revision(&self) -> i64 {

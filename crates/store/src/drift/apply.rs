@@ -23,7 +23,9 @@ use crate::{
     log,
 };
 
-pub use found::{AppliedPage, Compared, DriftClose, DriftOpen, DriftUpdate, SweepWrite};
+pub use found::{
+    AppliedPage, Compared, DriftClose, DriftOpen, DriftUpdate, OpenedDrift, SweepWrite,
+};
 
 /// Changes in one revision at most.
 const CHANGES: usize = 1_000;
@@ -356,7 +358,12 @@ async fn write_drifts(
     applied.closed = super::count(closed.len());
     applied.updated = super::count(updates.iter().filter(|row| row.value_changed).count());
     let was_opened = opens.iter().filter(|row| opened.contains_key(row.id));
-    applied.opened = was_opened.map(|row| (row.key, row.id.to_owned())).collect();
+    let was_opened = was_opened.map(|row| OpenedDrift {
+        key: row.key,
+        path: row.path.to_owned(),
+        id: row.id.to_owned(),
+    });
+    applied.opened = was_opened.collect();
     Ok(changes)
 }
 

@@ -102,8 +102,8 @@ pub struct DriftClose {
 pub struct AppliedPage {
     /// Resources that changed since they were read, of which nothing was written.
     pub overtaken: HashSet<i64>,
-    /// Drifts that were opened: number of the resource, and id.
-    pub opened: Vec<(i64, String)>,
+    /// Drifts that were opened.
+    pub opened: Vec<OpenedDrift>,
     /// Drifts that were changed.
     pub updated: i64,
     /// Drifts that were closed.
@@ -112,6 +112,17 @@ pub struct AppliedPage {
     pub announced: bool,
     /// The sweep is to stop.
     pub cancelled: bool,
+}
+
+/// A drift that was opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenedDrift {
+    /// The number of its resource.
+    pub key: i64,
+    /// Where in the spec.
+    pub path: String,
+    /// A UUIDv7.
+    pub id: String,
 }
 
 // === impl Compared ===
