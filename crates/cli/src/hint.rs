@@ -60,6 +60,9 @@ fn of_reason(error: &CallError) -> Option<String> {
         "RESOURCE_NOT_FOUND" => "`steadfast resource list` shows those that are known".to_owned(),
         "INVENTORY_NOT_FOUND" | "INVENTORY_ENDED" => "`steadfast inventory list` shows those that are kept, and `steadfast inventory begin` begins one".to_owned(),
         "DRIFT_NOT_FOUND" => "`steadfast drift list` shows those that are open".to_owned(),
+        "DRIFT_CHANGED" if matches!(detail("what"), Some("applied" | "look" | "busy")) => {
+            "the next inventory or report says what is there now; then `steadfast drift detect` compares it".to_owned()
+        }
         "DRIFT_CHANGED" => "`steadfast drift show ID` shows it as it is now, once `steadfast drift detect` has compared it again".to_owned(),
         "SWEEP_NOT_FOUND" => "`steadfast drift sweeps` shows those that are kept".to_owned(),
         "POLICY_NOT_FOUND" | "POLICY_EXISTS" => "`steadfast policy list` shows them".to_owned(),

@@ -1,4 +1,7 @@
 //! Accepting: what is there becomes what was asked for, if it is what somebody saw.
+//!
+//! A drift says what was there when it was found. Whether that is so still is asked of the last look at the resource, which has to
+//! be one that a sweep would compare: from after the apply, and not while something is changing it.
 
 use steadfast_store::AcceptScene;
 
@@ -19,6 +22,15 @@ pub enum AcceptRefusal {
     /// Something else is there than what it says.
     #[error("what is there has changed since the drift was found")]
     ActualChanged,
+    /// Nobody has seen what the last apply did.
+    #[error("the spec was applied again since the drift was found: wait for the next observation")]
+    AppliedSince,
+    /// The last look brought the value, and cannot be relied on.
+    #[error("the last look at the resource failed or is under way: wait for the next observation")]
+    Unreadable,
+    /// A saga holds the resource, or the provider is changing it.
+    #[error("the resource is being changed: wait until that has ended")]
+    Busy,
     /// Only hashes of the values are known.
     #[error("only a hash of the value is known: record the spec with the value instead")]
     Secret,
@@ -49,6 +61,7 @@ pub fn accept(
             if !resource.recorded {
                 return Err(AcceptRefusal::SpecChanged);
             }
+            check_look(scene)?;
             if resource.misses < 2 {
                 return Err(AcceptRefusal::ActualChanged);
             }
@@ -58,6 +71,7 @@ pub fn accept(
             if resource.recorded {
                 return Err(AcceptRefusal::SpecChanged);
             }
+            check_look(scene)?;
             let there = Some(resource.attributes.as_str()).filter(|_| resource.misses < 2);
             match (there, &drift.actual) {
                 (Some(there), Some(seen)) if rules.same("", there, seen) => Ok(Some(seen.clone())),
@@ -71,6 +85,7 @@ pub fn accept(
             if !resource.recorded {
                 return Err(AcceptRefusal::SpecChanged);
             }
+            check_look(scene)?;
             if resource.misses >= 2 || !is_there(scene, rules) {
                 return Err(AcceptRefusal::ActualChanged);
             }
@@ -82,6 +97,29 @@ pub fn accept(
                 })
         }
     }
+}
+
+/// Whether the last look at the resource counts for the spec as it is applied, and nothing is changing either.
+fn check_look(scene: &AcceptScene) -> Result<(), AcceptRefusal> {
+    let resource = &scene.resource;
+    if scene.held {
+        return Err(AcceptRefusal::Busy);
+    }
+    let applied = match resource.applied_us {
+        Some(applied) => applied,
+        None if resource.recorded => return Err(AcceptRefusal::AppliedSince),
+        None => i64::MIN,
+    };
+    if resource.observed_us <= applied {
+        return Err(AcceptRefusal::AppliedSince);
+    }
+    if matches!(resource.inventory_state.as_str(), "running" | "failed") {
+        return Err(AcceptRefusal::Unreadable);
+    }
+    if !resource.transition.is_empty() {
+        return Err(AcceptRefusal::Busy);
+    }
+    Ok(())
 }
 
 /// Whether what is there at the drift's path is what it says: it is found by comparing once more.

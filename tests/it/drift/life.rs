@@ -84,6 +84,17 @@ async fn a_drift_is_found_once_followed_and_accepted() {
             (changed.actual_json.as_str(), changed.times_flipped),
             ("\"s-4vcpu-8gb\"", 1)
         );
+        // The same spec is applied again: what was seen may be what that was to change.
+        stage.record("1", &spec()).await;
+        let refused = stage
+            .accept(&changed.id, &changed.etag)
+            .await
+            .expect_err("nobody has looked since");
+        assert_eq!(
+            (refused.reason.as_str(), refused.metadata["what"].as_str()),
+            ("DRIFT_CHANGED", "applied")
+        );
+        stage.report("1", &larger).await;
         let accepted = stage
             .accept(&changed.id, &changed.etag)
             .await
@@ -107,6 +118,7 @@ async fn a_drift_is_found_once_followed_and_accepted() {
                 Event::Appeared,
                 Event::DriftDetected,
                 Event::DriftChanged,
+                Event::Applied,
                 Event::DriftAccepted
             ]
         );

@@ -3,7 +3,10 @@
 use steadfast_drift::AcceptRefusal;
 use steadfast_store::ReportOutcome;
 
-use crate::scene::{Scene, changed};
+use crate::{
+    hiding::{hold, release},
+    scene::{Scene, changed, rules},
+};
 
 /// The scenario that the project began with: a wrong size and a right region.
 #[tokio::test]
@@ -145,5 +148,101 @@ async fn a_match_or_a_path_that_left_the_spec_closes_a_drift() {
         scene.sweep().await;
         let open = scene.drifts("1", &["open"]).await.remove(0);
         assert_eq!((open.path.as_str(), open.flips), ("/a", 1));
+    }
+}
+
+/// The value that was displayed may be the one that the apply was to change.
+#[tokio::test]
+async fn what_was_seen_before_an_apply_is_not_accepted_after_it() {
+    for scene in Scene::both().await {
+        let (spec, live) = (r#"{"a":1,"b":1}"#, r#"{"a":2,"b":2}"#);
+        scene.record("1", spec).await;
+        scene.report("1", Some(live)).await;
+        scene.sweep().await;
+        let seen = scene.drifts("1", &["open"]).await;
+        // The same spec is applied again, or is about to be.
+        for pending in [false, true, false] {
+            assert_eq!(scene.record_as("1", spec, pending).await, 1);
+            for swept in [false, true] {
+                if swept {
+                    scene.sweep().await;
+                }
+                let before = scene.resource("1").await;
+                for drift in &seen {
+                    assert_eq!(scene.accept(drift).await, Err(AcceptRefusal::AppliedSince));
+                }
+                assert_eq!(scene.resource("1").await, before);
+            }
+        }
+        // A look from before the apply, however late it is reported.
+        let mut old = scene.observed("1", Some(live));
+        old.age = std::time::Duration::from_secs(600);
+        scene.report_all(None, vec![old]).await;
+        assert_eq!(
+            scene.accept(&seen[0]).await,
+            Err(AcceptRefusal::AppliedSince)
+        );
+        // One that is under way, and one that failed.
+        let inventory = scene.begin().await;
+        let observed = vec![scene.observed("1", Some(live))];
+        scene.report_all(Some(&inventory), observed).await;
+        assert_eq!(scene.accept(&seen[0]).await, Err(AcceptRefusal::Unreadable));
+        scene.end(&inventory, false).await;
+        assert_eq!(scene.accept(&seen[0]).await, Err(AcceptRefusal::Unreadable));
+        // It is there still: what was displayed is so, whether or not a sweep has said so again.
+        scene.report("1", Some(live)).await;
+        scene.accept(&seen[0]).await.unwrap();
+        scene.sweep().await;
+        assert_eq!(scene.open("1").await, [changed("/b", "1", "2")]);
+        assert_eq!(scene.resource("1").await.spec, r#"{"a":2,"b":1}"#);
+    }
+}
+
+#[tokio::test]
+async fn that_a_resource_is_gone_is_not_accepted_once_it_was_applied_again() {
+    for scene in Scene::both().await {
+        scene.record("1", r#"{"a":1}"#).await;
+        scene.report("1", Some(r#"{"a":1}"#)).await;
+        scene.report("1", None).await;
+        scene.sweep().await;
+        let gone = scene.drifts("1", &["open"]).await.remove(0);
+        assert_eq!(gone.kind, "gone");
+        scene.record("1", r#"{"a":1}"#).await;
+        assert_eq!(scene.accept(&gone).await, Err(AcceptRefusal::AppliedSince));
+        assert!(scene.resource("1").await.recorded);
+        scene.report("1", None).await;
+        assert!(!scene.accept(&gone).await.unwrap().recorded);
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_accepted_while_the_resource_is_being_changed() {
+    for mut scene in Scene::both().await {
+        scene.redeclare(rules(&["cloud/vm"])).await;
+        let live = r#"{"a":2}"#;
+        for recorded in [false, true] {
+            if recorded {
+                scene.record("1", r#"{"a":1}"#).await;
+            }
+            scene.report("1", Some(live)).await;
+            scene.sweep().await;
+            let drift = scene.drifts("1", &["open"]).await.remove(0);
+            let kind = if recorded { "changed" } else { "unmanaged" };
+            assert_eq!(drift.kind, kind);
+            let saga = hold(&scene).await;
+            let before = scene.resource("1").await;
+            assert_eq!(scene.accept(&drift).await, Err(AcceptRefusal::Busy));
+            assert_eq!(scene.resource("1").await, before);
+            release(&scene, &saga).await;
+            let mut resizing = scene.observed("1", Some(live));
+            "resizing".clone_into(&mut resizing.transition);
+            scene.report_all(None, vec![resizing]).await;
+            assert_eq!(scene.accept(&drift).await, Err(AcceptRefusal::Busy));
+            scene.report("1", Some(live)).await;
+            if recorded {
+                scene.accept(&drift).await.unwrap();
+                assert_eq!(scene.resource("1").await.spec, live);
+            }
+        }
     }
 }

@@ -406,22 +406,23 @@ pub(crate) fn definition_problem(problems: &[check::Problem], field: &str) -> Pr
 pub(crate) fn of_accept(refusal: drift::AcceptRefusal, id: &str) -> Problem {
     use drift::AcceptRefusal as R;
     let message = refusal.to_string();
-    let changed = |what: &str| {
-        Problem::new(
-            Code::Aborted,
-            "DRIFT_CHANGED",
-            format!("{message}: read it again, and decide again"),
-        )
-        .with("what", what)
+    let (what, remedy) = match refusal {
+        R::Closed => {
+            return Problem::new(Code::FailedPrecondition, "DRIFT_CLOSED", message).with("id", id);
+        }
+        R::Secret => {
+            return Problem::new(Code::FailedPrecondition, "SECRET_PATH", message).with("id", id);
+        }
+        R::DriftChanged => ("drift", ": read it again, and decide again"),
+        R::SpecChanged => ("spec", ": read it again, and decide again"),
+        R::ActualChanged => ("actual", ": read it again, and decide again"),
+        R::AppliedSince => ("applied", ""),
+        R::Unreadable => ("look", ""),
+        R::Busy => ("busy", ""),
     };
-    match refusal {
-        R::Closed => Problem::new(Code::FailedPrecondition, "DRIFT_CLOSED", message),
-        R::Secret => Problem::new(Code::FailedPrecondition, "SECRET_PATH", message),
-        R::DriftChanged => changed("drift"),
-        R::SpecChanged => changed("spec"),
-        R::ActualChanged => changed("actual"),
-    }
-    .with("id", id)
+    Problem::new(Code::Aborted, "DRIFT_CHANGED", format!("{message}{remedy}"))
+        .with("what", what)
+        .with("id", id)
 }
 
 /// The spec of a resource is not as the caller saw it.

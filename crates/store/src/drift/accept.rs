@@ -5,6 +5,7 @@
 use sqlx::FromRow;
 
 use super::{
+    RESOURCE_KEY_PREFIX,
     due::{self, Due},
     event::{self, NewEvent},
     resource::{self, ResourceRow, resource_in},
@@ -21,6 +22,8 @@ statements! {
     LOCK = "drift_lock" => ["SELECT o.id, o.version FROM drift o WHERE o.id = $1" for_update];
     /// The database's clock.
     NOW = "drift_now" => ["SELECT " now " AS now_us"];
+    /// Whether a saga holds a concurrency key.
+    HELD = "drift_held" => ["SELECT count(*) AS count FROM saga_key WHERE name = $1"];
     /// Makes a spec of what is there. If nobody recorded it, it counts as applied just before it was observed.
     ADOPT = "drift_adopt" => [
         "UPDATE drift_resource SET spec = $2, spec_version = spec_version + 1, writes = writes + 1, recorded_us = " now ", \
@@ -55,6 +58,8 @@ pub struct AcceptScene {
     pub drift: DriftRow,
     /// Its resource, with both documents.
     pub resource: ResourceRow,
+    /// A saga holds the resource.
+    pub held: bool,
 }
 
 /// What accepting makes of the spec.
@@ -97,13 +102,19 @@ struct VersionRow {
 }
 
 #[derive(FromRow)]
+struct CountRow {
+    count: i64,
+}
+
+#[derive(FromRow)]
 struct NowRow {
     now_us: i64,
 }
 
 impl Store {
     /// Locks a drift with its resource, and makes of the spec what `decide` says. It must refuse unless the drift is open, its etag
-    /// is what the operator saw, the spec is of the version that the drift names, and the value that is there is the recorded one.
+    /// is what the operator saw, the spec is of the version that the drift names, and the value that is there, by a look from after
+    /// the apply, is the recorded one.
     ///
     /// # Errors
     /// If the database does not answer; after a lost answer it may have been accepted.
@@ -209,8 +220,17 @@ async fn scene_in(tx: &mut Tx, id: &str) -> Result<Option<AcceptScene>, Error> {
     let Some(drift) = drift_in(tx, id).await? else {
         return Ok(None);
     };
-    let resource = resource_in(tx, &drift.resource()).await?;
-    Ok(resource.map(|resource| AcceptScene { drift, resource }))
+    let name = drift.resource();
+    let Some(resource) = resource_in(tx, &name).await? else {
+        return Ok(None);
+    };
+    let key = format!("{RESOURCE_KEY_PREFIX}{name}");
+    let held: CountRow = tx.statement(&HELD).bind(key).one().await?;
+    Ok(Some(AcceptScene {
+        drift,
+        resource,
+        held: held.count > 0,
+    }))
 }
 
 /// Writes what was decided, and returns what to announce.

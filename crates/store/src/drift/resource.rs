@@ -42,7 +42,8 @@ macro_rules! columns {
              r.labels, r.recorded_by, r.saga_id, r.recorded_us, r.applied_us, \
              coalesce(l.version, 0) AS live_version, coalesce(l.observed_us, 0) AS observed_us, \
              coalesce(l.misses, 0) AS misses, coalesce(l.transition, '') AS transition, ",
-            $attributes, " AS attributes, coalesce(i.id, '') AS inventory, coalesce(i.state, '') AS inventory_state, \
+            $attributes, " AS attributes, coalesce(i.id, '') AS inventory, \
+             coalesce(i.state, CASE WHEN l.inventory < 0 THEN 'failed' ELSE '' END) AS inventory_state, \
              coalesce(v.verdict, '') AS verdict, coalesce(v.decided_us, 0) AS decided_us, \
              coalesce(d.due_us, 9223372036854775807) AS due_us, \
              (SELECT count(*) FROM drift o WHERE o.key = r.key AND o.state = 'open') AS open_drifts, \
@@ -140,7 +141,7 @@ pub struct ResourceRow {
     pub attributes: String,
     /// The id of the inventory of the last observation; empty for a report on its own.
     pub inventory: String,
-    /// `running`, `complete` or `failed`; empty likewise, and if it is no longer kept.
+    /// `running`, `complete` or `failed`; empty likewise, and if it was complete and is no longer kept.
     pub inventory_state: String,
     /// What the last comparison said; empty if there was none.
     pub verdict: String,
