@@ -15,9 +15,16 @@ mod judge;
 mod tally;
 mod write;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use steadfast_store::{Lease, NewSweep, Store, SweepAsked, Wakeups};
+use steadfast_store::{Lease, NewSweep, RulesStanding, Store, SweepAsked, Wakeups};
 use steadfast_types::ReplicaId;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -28,9 +35,6 @@ use crate::Rules;
 
 /// The lease that covers sweeping.
 const LEASE: &str = "drift_sweep";
-
-/// The generation of what is declared.
-const COMPARATORS: &str = "comparators";
 
 /// Limits and manners of sweeps.
 #[derive(Debug, Clone, Copy)]
@@ -64,6 +68,8 @@ struct Inner {
     asked: Notify,
     /// A sweep has ended here.
     ended: Notify,
+    /// Another replica's rules count.
+    outdated: AtomicBool,
 }
 
 // === impl SweepOptions ===
@@ -97,6 +103,7 @@ impl Sweeper {
                 options,
                 asked: Notify::new(),
                 ended: Notify::new(),
+                outdated: AtomicBool::new(false),
             }),
         }
     }
@@ -107,20 +114,25 @@ impl Sweeper {
         &self.inner.rules
     }
 
-    /// Makes everything due if what is declared is not what it was compared by last.
+    /// Makes what is declared that by which everything is compared, and all due if it was not. Replicas with other rules sweep no
+    /// more: the one that started last decides.
     ///
     /// # Errors
     /// If the database does not answer.
     pub async fn adopt_rules(&self) -> Result<(), steadfast_store::Error> {
         let (store, digest) = (&self.inner.store, self.inner.rules.digest());
-        if store.drift_generation(COMPARATORS).await? != digest {
-            let due = store.make_due("", "").await?;
-            store.set_drift_generation(COMPARATORS, digest).await?;
-            tracing::info!(
-                resources = due,
-                "what is declared of comparisons is new: everything is compared again"
-            );
+        match store.rules_standing(digest).await? {
+            RulesStanding::Adopted => return Ok(()),
+            // It was interrupted.
+            RulesStanding::Declared => {}
+            RulesStanding::Foreign => store.declare_rules(digest).await?,
         }
+        let due = store.make_due("", "").await?;
+        store.adopted_rules(digest).await?;
+        tracing::info!(
+            resources = due,
+            "what is declared of comparisons is new: everything is compared again"
+        );
         Ok(())
     }
 
@@ -212,6 +224,10 @@ impl Inner {
                 return Ok(());
             }
         }
+        if self.store.rules_standing(self.rules.digest()).await? == RulesStanding::Foreign {
+            self.tell_of_other_rules();
+            return Ok(());
+        }
         let duration = self.options.lease_duration;
         let claimed = self
             .store
@@ -228,6 +244,15 @@ impl Inner {
         // Also after an error: whoever is able to goes on at once. If the lease was lost this does nothing.
         self.store.release_lease(&lease).await?;
         outcome
+    }
+
+    /// Once is enough: it stays so until this process or another one starts.
+    fn tell_of_other_rules(&self) {
+        if !self.outdated.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "a replica that started later declares other comparators: it sweeps, and this one leaves that to it until it starts again"
+            );
+        }
     }
 
     /// Prolongs the lease until it is lost. Without an answer from the database for the whole of its duration it counts as lost:

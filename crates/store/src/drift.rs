@@ -11,6 +11,7 @@ mod apply;
 mod clock;
 mod due;
 mod event;
+mod generation;
 mod inventory;
 mod page;
 mod policy;
@@ -28,9 +29,10 @@ use crate::Error;
 
 pub use accept::{AcceptScene, AcceptWrite, Accepted, SnoozeWrite};
 pub use apply::{
-    AppliedPage, Compared, DriftClose, DriftOpen, DriftUpdate, OpenedDrift, SweepWrite,
+    Applied, AppliedPage, Compared, DriftClose, DriftOpen, DriftUpdate, OpenedDrift, SweepWrite,
 };
 pub use event::DriftEventRow;
+pub use generation::{JudgedBy, Outdated, RulesStanding};
 pub use inventory::{FailedLook, InventoryEnd, InventoryEnded, InventoryFilter, InventoryRow};
 pub use page::{DueResource, OpenDrift, PastDrift, SweepResource};
 pub use policy::{PolicyRow, PolicyWrite, PolicyWritten};
@@ -90,6 +92,7 @@ pub(crate) fn statements() -> Vec<&'static crate::engine::Sql> {
         clock::STATEMENTS,
         due::STATEMENTS,
         event::STATEMENTS,
+        generation::STATEMENTS,
         &inventory::all_statements(),
         page::STATEMENTS,
         policy::STATEMENTS,

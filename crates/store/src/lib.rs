@@ -38,13 +38,13 @@ use std::{fs::File, sync::Arc};
 
 pub use compact::Retention;
 pub use drift::{
-    AcceptScene, AcceptWrite, Accepted, AppliedPage, Compared, DRIFT_TOPIC, DriftClose,
+    AcceptScene, AcceptWrite, Accepted, Applied, AppliedPage, Compared, DRIFT_TOPIC, DriftClose,
     DriftEventRow, DriftFilter, DriftOpen, DriftRetention, DriftRow, DriftUpdate, DueResource,
-    FailedLook, InventoryEnd, InventoryEnded, InventoryFilter, InventoryRow, NewRecord, NewReports,
-    NewSweep, Observed, OpenDrift, OpenedDrift, POLICY_TOPIC, PastDrift, PolicyRow, PolicyWrite,
-    PolicyWritten, RESOURCE_KEY_PREFIX, RESOURCE_TOPIC, Recorded, ReportOutcome, Reported,
-    ResourceFilter, ResourceName, ResourceRow, SnoozeWrite, SweepAsked, SweepResource, SweepRow,
-    SweepWrite,
+    FailedLook, InventoryEnd, InventoryEnded, InventoryFilter, InventoryRow, JudgedBy, NewRecord,
+    NewReports, NewSweep, Observed, OpenDrift, OpenedDrift, Outdated, POLICY_TOPIC, PastDrift,
+    PolicyRow, PolicyWrite, PolicyWritten, RESOURCE_KEY_PREFIX, RESOURCE_TOPIC, Recorded,
+    ReportOutcome, Reported, ResourceFilter, ResourceName, ResourceRow, RulesStanding, SnoozeWrite,
+    SweepAsked, SweepResource, SweepRow, SweepWrite,
 };
 pub use error::{Error, Outcome};
 pub use lease::Lease;

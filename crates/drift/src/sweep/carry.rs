@@ -2,19 +2,16 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
-use steadfast_store::{DueResource, Error, Lease, OpenDrift, PolicyRow, SweepResource, SweepRow};
+use steadfast_store::{DueResource, Error, Lease, OpenDrift, SweepResource, SweepRow};
 use steadfast_types::Timestamp;
 use tokio::sync::mpsc;
 
 use super::{
     Inner, SweepTally,
     judge::{self, Circumstances, Finding},
-    write::Writer,
+    write::{Stop, Writer},
 };
-use crate::{Policies, Policy, Rules};
-
-/// Policies that there may be.
-const POLICIES: i64 = 1_000;
+use crate::Rules;
 
 /// A page, read.
 pub(super) struct Page {
@@ -22,16 +19,8 @@ pub(super) struct Page {
     pub(super) resources: Vec<SweepResource>,
     pub(super) open: Vec<OpenDrift>,
     pub(super) circumstances: Circumstances,
-    pub(super) policies: Arc<Policies>,
     /// Up to this number it goes.
     pub(super) through: i64,
-}
-
-/// Policies as they were read last.
-#[derive(Default)]
-struct PolicyCache {
-    rows: Vec<PolicyRow>,
-    policies: Arc<Policies>,
 }
 
 /// Carries out what is under way, until nothing is.
@@ -44,7 +33,10 @@ pub(super) async fn work(inner: &Inner, lease: &Lease) -> Result<(), Error> {
             "sweeping"
         );
         let began = Instant::now();
-        let (ended, tally) = sweep(inner, lease, row).await?;
+        let Some((ended, tally)) = sweep(inner, lease, row).await? else {
+            inner.tell_of_other_rules();
+            return Ok(());
+        };
         inner.ended.notify_waiters();
         tracing::info!(
             sweep = ended.id,
@@ -60,45 +52,46 @@ pub(super) async fn work(inner: &Inner, lease: &Lease) -> Result<(), Error> {
     Ok(())
 }
 
-/// Goes through one sweep, as often as it has to.
+/// Goes through one sweep, as often as it has to; `None` if that is left to a replica with other rules.
 async fn sweep(
     inner: &Inner,
     lease: &Lease,
     mut row: SweepRow,
-) -> Result<(SweepRow, SweepTally), Error> {
+) -> Result<Option<(SweepRow, SweepTally)>, Error> {
     let mut tally = SweepTally::read(&row.tally);
     loop {
-        if !row.cancel_requested {
-            round(inner, lease, &row, &mut tally).await?;
+        if !row.cancel_requested
+            && round(inner, lease, &row, &mut tally).await? == Some(Stop::OtherRules)
+        {
+            return Ok(None);
         }
         let keep = i64::from(inner.options.history);
         row = inner.store.finish_sweep(lease, &row.id, None, keep).await?;
         if row.state != "running" {
-            return Ok((row, tally));
+            return Ok(Some((row, tally)));
         }
     }
 }
 
-/// Goes through its scope once.
+/// Goes through its scope once, or says why not.
 async fn round(
     inner: &Inner,
     lease: &Lease,
     row: &SweepRow,
     tally: &mut SweepTally,
-) -> Result<(), Error> {
+) -> Result<Option<Stop>, Error> {
     // A stage that ends drops its ends of the channels, and so ends the others.
     let (pages, read) = mpsc::channel(1);
     let (findings, found) = mpsc::channel(1);
-    tokio::try_join!(
+    let ((), (), stopped) = tokio::try_join!(
         read_all(inner, row, pages),
         compare_all(inner, read, findings),
         write_all(Writer::new(inner, lease, row, tally), found),
     )?;
-    Ok(())
+    Ok(stopped)
 }
 
 async fn read_all(inner: &Inner, row: &SweepRow, pages: mpsc::Sender<Page>) -> Result<(), Error> {
-    let mut cache = PolicyCache::default();
     let mut after = row.cursor_key;
     loop {
         let listed = list(inner, row, after).await?;
@@ -107,7 +100,7 @@ async fn read_all(inner: &Inner, row: &SweepRow, pages: mpsc::Sender<Page>) -> R
         };
         after = last.key;
         for due in by_bytes(&listed, i64::from(inner.options.page_bytes)) {
-            let page = read_page(inner, row, due, &mut cache).await?;
+            let page = read_page(inner, row, due).await?;
             if pages.send(page).await.is_err() {
                 return Ok(());
             }
@@ -134,13 +127,14 @@ async fn compare_all(
 async fn write_all(
     mut writer: Writer<'_>,
     mut found: mpsc::Receiver<(Page, Vec<Finding>)>,
-) -> Result<(), Error> {
+) -> Result<Option<Stop>, Error> {
     while let Some((page, findings)) = found.recv().await {
-        if writer.page(page, findings).await? {
-            return Ok(());
+        let stop = writer.page(&page, &findings).await?;
+        if stop.is_some() {
+            return Ok(stop);
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// The next resources to compare, with the sizes of their documents.
@@ -170,26 +164,16 @@ fn by_bytes(listed: &[DueResource], most: i64) -> Vec<&[DueResource]> {
 }
 
 /// Reads all that is needed to compare some resources. Everything is read after the generations.
-async fn read_page(
-    inner: &Inner,
-    row: &SweepRow,
-    due: &[DueResource],
-    cache: &mut PolicyCache,
-) -> Result<Page, Error> {
+async fn read_page(inner: &Inner, row: &SweepRow, due: &[DueResource]) -> Result<Page, Error> {
     let store = &inner.store;
     let keys: Vec<i64> = due.iter().map(|due| due.key).collect();
-    let (resources, open, held, failed, policies, now) = tokio::try_join!(
+    let (resources, open, held, failed, now) = tokio::try_join!(
         store.fetch_resources(&keys),
         store.open_drifts(&keys),
         store.held_resources(),
         store.failed_looks(),
-        store.drift_policies("", "", POLICIES),
         store.database_time(),
     )?;
-    if policies != cache.rows {
-        cache.policies = Arc::new(Policies::new(policies.iter().filter_map(policy).collect()));
-        cache.rows = policies;
-    }
     let wanted: BTreeMap<String, String> = serde_json::from_str(&row.labels).unwrap_or_default();
     let matches = |resource: &SweepResource| {
         let labels: BTreeMap<String, String> =
@@ -211,17 +195,6 @@ async fn read_page(
             failed,
             now: Timestamp(now),
         },
-        policies: Arc::clone(&cache.policies),
-    })
-}
-
-fn policy(row: &PolicyRow) -> Option<Policy> {
-    let policy: Policy = serde_json::from_str(&row.document).ok()?;
-    Some(Policy {
-        name: row.name.clone(),
-        provider: row.provider.clone(),
-        expires: row.expire_us.map(Timestamp),
-        ..policy
     })
 }
 

@@ -210,7 +210,7 @@ pub(super) fn is_new(difference: &Difference, open: &[OpenDrift]) -> bool {
 
 /// The second half: what is written, `None` if all is as it was; and what is to be accepted then.
 pub(super) fn settle(
-    finding: Finding,
+    finding: &Finding,
     due: &DueResource,
     resource: &SweepResource,
     open: &[OpenDrift],
@@ -232,20 +232,22 @@ pub(super) fn settle(
     };
     let mut accept = Vec::new();
     let holds_on = matches!(finding.kind, FindingKind::Hold { still_due: true });
-    let (differences, holds) = match finding.kind {
+    let held: Vec<Difference>;
+    let (differences, holds) = match &finding.kind {
         FindingKind::Wait => return (None, accept),
         FindingKind::Differs(differences) => (differences, false),
         // What is open stays as it is; but what hides it may have ended.
         FindingKind::Hold { still_due } => {
             write.done = is_due && !still_due;
-            (open.iter().filter_map(Difference::of).collect(), true)
+            held = open.iter().filter_map(Difference::of).collect();
+            (&held, true)
         }
     };
     let rules = rules.of(&resource.provider, &resource.kind);
     let mut labels = None;
     // Nothing else says that the saga has let go of it.
     let mut next = (holds_on && !is_due).then_some(now);
-    for difference in &differences {
+    for difference in differences {
         let labels: &BTreeMap<String, String> = labels
             .get_or_insert_with(|| serde_json::from_str(&resource.labels).unwrap_or_default());
         let before = open.iter().find(|drift| drift.path == difference.path);
@@ -284,7 +286,7 @@ pub(super) fn settle(
         let closing = open.iter();
         let closing = closing.filter(|drift| !differences.iter().any(|one| one.path == drift.path));
         write.closes = closing
-            .map(|drift| close(drift, resource, &differences))
+            .map(|drift| close(drift, resource, differences))
             .collect();
     }
     let scheduled = due.generation > 0 && !is_due;

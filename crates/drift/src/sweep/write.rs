@@ -1,13 +1,15 @@
 //! Writing what was found in a page, and accepting what policies accept.
 //!
+//! What is judged by policies is judged again if one of them is written meanwhile (see the store's `generation`).
+//!
 //! A drift is accepted in a transaction of its own, as a person would accept it. Until that is decided its resource stays due and
 //! the sweep stays before it, so that whoever goes on after a crash finds it again.
 
 use std::{collections::HashMap, sync::Arc};
 
 use steadfast_store::{
-    AcceptWrite, Accepted, AppliedPage, Compared, DueResource, Error, Lease, OpenDrift, PastDrift,
-    SweepRow, SweepWrite,
+    AcceptWrite, Accepted, Applied, AppliedPage, Compared, DueResource, Error, JudgedBy, Lease,
+    OpenDrift, Outdated, PastDrift, PolicyRow, SweepRow, SweepWrite,
 };
 use steadfast_types::Timestamp;
 
@@ -16,7 +18,10 @@ use super::{
     carry::Page,
     judge::{self, Finding, FindingKind, ToAccept},
 };
-use crate::accept::accept;
+use crate::{InForce, Policies, Policy, Rules, accept::accept};
+
+/// Policies that there may be.
+const POLICIES: i64 = 1_000;
 
 /// Drifts written in one transaction, at most, beyond the resource that exceeds it.
 const DRIFTS: usize = 2_000;
@@ -29,6 +34,35 @@ pub(super) struct Writer<'w> {
     tally: &'w mut SweepTally,
     /// Up to this number all is written and decided.
     cursor: i64,
+    /// The policies, and their generation; `None` if they are not known.
+    policies: (Option<String>, Arc<Policies>),
+}
+
+/// Why a way through ends before all is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// Somebody asked for that.
+    Cancelled,
+    /// Rules count that this replica does not have.
+    OtherRules,
+}
+
+/// What became of a part of a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Became {
+    Written,
+    /// Other policies count.
+    Outdated,
+    Stopped(Stop),
+}
+
+/// What a page is judged from, besides rules and policies.
+struct View<'v> {
+    page: &'v Page,
+    due: HashMap<i64, &'v DueResource>,
+    /// The open drifts of each resource.
+    open: HashMap<i64, &'v [OpenDrift]>,
+    past: HashMap<(i64, String), PastDrift>,
 }
 
 /// What one transaction writes.
@@ -88,58 +122,65 @@ impl<'w> Writer<'w> {
             sweep_id: &row.id,
             tally,
             cursor: row.cursor_key,
+            policies: (None, Arc::default()),
         }
     }
 
-    /// Writes what is new in a page. Returns whether the sweep is to stop.
-    pub(super) async fn page(&mut self, page: Page, findings: Vec<Finding>) -> Result<bool, Error> {
+    /// Writes what is new in a page.
+    pub(super) async fn page(
+        &mut self,
+        page: &Page,
+        findings: &[Finding],
+    ) -> Result<Option<Stop>, Error> {
+        // First: what changes after this is noticed when the page is written.
+        self.read_policies().await?;
         let open = by_key(&page.open);
-        let of = |key: i64| open.get(&key).copied().unwrap_or_default();
-        let past = past(self.inner, &page, &findings, of).await?;
-        let now = page.circumstances.now;
-        let policies = page.policies.at(now);
-        let scene = (&*self.inner.rules, &policies, now);
-        let due: HashMap<i64, &DueResource> = page.due.iter().map(|due| (due.key, due)).collect();
-        let mut part = Part::default();
-        let mut parts = Vec::new();
-        for finding in findings {
-            let resource = &page.resources[finding.at];
-            part.tally.compared += 1;
-            part.tally.fields += i64::from(finding.fields);
-            if let Some(verdict) = finding.verdict {
-                part.tally.count(verdict);
-            }
-            let Some(due) = due.get(&resource.key) else {
-                continue;
-            };
-            let open = of(resource.key);
-            let (compared, accepts) = judge::settle(finding, due, resource, open, &past, scene);
-            if let Some(mut compared) = compared {
-                if !accepts.is_empty() {
-                    part.accept(&mut compared, due, now, accepts);
+        let view = View {
+            page,
+            due: page.due.iter().map(|due| (due.key, due)).collect(),
+            past: past(self.inner, page, findings, &open).await?,
+            open,
+        };
+        let mut rest = findings;
+        loop {
+            let policies = Arc::clone(&self.policies.1);
+            let in_force = policies.at(page.circumstances.now);
+            let (part, left) = judge_some(&view, rest, (&self.inner.rules, &in_force));
+            match self.part(part).await? {
+                Became::Written => rest = left,
+                // Judged again, by those that there are now.
+                Became::Outdated => {
+                    self.policies.0 = None;
+                    self.read_policies().await?;
+                    continue;
                 }
-                part.push(compared);
+                Became::Stopped(stop) => return Ok(Some(stop)),
             }
-            if part.drifts >= DRIFTS {
-                part.through = resource.key;
-                parts.push(std::mem::take(&mut part));
-            }
-        }
-        part.through = page.through;
-        parts.push(part);
-        for part in parts {
-            if self.part(part).await? {
-                return Ok(true);
+            if rest.is_empty() {
+                return Ok(None);
             }
         }
-        Ok(false)
     }
 
-    /// Writes a part of a page, and decides what is to be accepted of it. Returns whether the sweep is to stop.
-    async fn part(&mut self, mut part: Part) -> Result<bool, Error> {
+    /// Reads the policies, if nothing is known of them or it is no longer so.
+    async fn read_policies(&mut self) -> Result<(), Error> {
+        if self.policies.0.is_none() {
+            let store = &self.inner.store;
+            let generation = store.policies_generation().await?;
+            let rows = store.drift_policies("", "", POLICIES).await?;
+            let policies = Policies::new(rows.iter().filter_map(policy).collect());
+            self.policies = (Some(generation), Arc::new(policies));
+        }
+        Ok(())
+    }
+
+    /// Writes a part of a page, and decides what is to be accepted of it.
+    async fn part(&mut self, mut part: Part) -> Result<Became, Error> {
         let accepts = std::mem::take(&mut part.accepts);
+        let policies = self.policies.0.clone();
         if accepts.is_empty() {
-            return Ok(self.apply(part).await?.cancelled);
+            let (became, _) = self.apply(part, policies).await?;
+            return Ok(became);
         }
         let mut decided = Part {
             compared: std::mem::take(&mut part.decided),
@@ -148,17 +189,27 @@ impl<'w> Writer<'w> {
             ..Part::default()
         };
         part.through = self.cursor;
-        let applied = self.apply(part).await?;
-        if applied.cancelled {
-            return Ok(true);
+        let (became, applied) = self.apply(part, policies).await?;
+        if became != Became::Written {
+            return Ok(became);
         }
         decided.tally.accepted += self.accept_all(accepts, &applied).await?;
-        Ok(self.apply(decided).await?.cancelled)
+        // That is decided, whatever the policies say by now.
+        let (became, _) = self.apply(decided, None).await?;
+        Ok(became)
     }
 
-    async fn apply(&mut self, part: Part) -> Result<AppliedPage, Error> {
+    async fn apply(
+        &mut self,
+        part: Part,
+        policies: Option<String>,
+    ) -> Result<(Became, AppliedPage), Error> {
         let write = SweepWrite {
             sweep_id: self.sweep_id.to_owned(),
+            judged_by: JudgedBy {
+                rules: self.inner.rules.digest().to_owned(),
+                policies,
+            },
             cursor_key: part.through,
             compared: part.compared,
         };
@@ -176,12 +227,25 @@ impl<'w> Writer<'w> {
             .store
             .apply_sweep(self.lease, &write, |applied| after(applied).write())
             .await?;
+        let applied = match applied {
+            Applied::Page(applied) => applied,
+            Applied::Outdated(Outdated::Policies) => {
+                return Ok((Became::Outdated, AppliedPage::default()));
+            }
+            Applied::Outdated(Outdated::Rules) => {
+                return Ok((Became::Stopped(Stop::OtherRules), AppliedPage::default()));
+            }
+        };
         *self.tally = after(&applied);
         self.cursor = part.through;
         if applied.announced {
             self.inner.wakeups.kick();
         }
-        Ok(applied)
+        let became = match applied.cancelled {
+            true => Became::Stopped(Stop::Cancelled),
+            false => Became::Written,
+        };
+        Ok((became, applied))
     }
 
     /// Accepts what policies accept, each as a person would: if it is still as it was judged. Returns how many.
@@ -230,6 +294,53 @@ impl<'w> Writer<'w> {
     }
 }
 
+/// Judges findings until a transaction has enough to write, and returns the rest of them.
+fn judge_some<'f>(
+    view: &View<'_>,
+    findings: &'f [Finding],
+    (rules, in_force): (&Rules, &InForce<'_>),
+) -> (Part, &'f [Finding]) {
+    let now = view.page.circumstances.now;
+    let mut part = Part::default();
+    for (at, finding) in findings.iter().enumerate() {
+        let resource = &view.page.resources[finding.at];
+        part.tally.compared += 1;
+        part.tally.fields += i64::from(finding.fields);
+        if let Some(verdict) = finding.verdict {
+            part.tally.count(verdict);
+        }
+        let Some(due) = view.due.get(&resource.key) else {
+            continue;
+        };
+        let open = view.open.get(&resource.key).copied().unwrap_or_default();
+        let scene = (rules, in_force, now);
+        let (compared, accepts) = judge::settle(finding, due, resource, open, &view.past, scene);
+        if let Some(mut compared) = compared {
+            if !accepts.is_empty() {
+                part.accept(&mut compared, due, now, accepts);
+            }
+            part.push(compared);
+        }
+        let rest = &findings[at + 1..];
+        if part.drifts >= DRIFTS && !rest.is_empty() {
+            part.through = resource.key;
+            return (part, rest);
+        }
+    }
+    part.through = view.page.through;
+    (part, &[])
+}
+
+fn policy(row: &PolicyRow) -> Option<Policy> {
+    let policy: Policy = serde_json::from_str(&row.document).ok()?;
+    Some(Policy {
+        name: row.name.clone(),
+        provider: row.provider.clone(),
+        expires: row.expire_us.map(Timestamp),
+        ..policy
+    })
+}
+
 /// The drifts of each resource; they are in the order of the numbers.
 fn by_key(open: &[OpenDrift]) -> HashMap<i64, &[OpenDrift]> {
     let groups = open.chunk_by(|one, next| one.key == next.key);
@@ -239,11 +350,11 @@ fn by_key(open: &[OpenDrift]) -> HashMap<i64, &[OpenDrift]> {
 }
 
 /// The past of the differences that are new.
-async fn past<'p>(
+async fn past(
     inner: &Inner,
     page: &Page,
     findings: &[Finding],
-    open: impl Fn(i64) -> &'p [OpenDrift],
+    open: &HashMap<i64, &[OpenDrift]>,
 ) -> Result<HashMap<(i64, String), PastDrift>, Error> {
     let mut places = Vec::new();
     for finding in findings {
@@ -251,9 +362,8 @@ async fn past<'p>(
             continue;
         };
         let key = page.resources[finding.at].key;
-        let new = differences
-            .iter()
-            .filter(|one| judge::is_new(one, open(key)));
+        let open = open.get(&key).copied().unwrap_or_default();
+        let new = differences.iter().filter(|one| judge::is_new(one, open));
         places.extend(new.map(|one| (key, one.path.as_str())));
     }
     let past = inner.store.past_drifts(&places).await?;

@@ -3,6 +3,7 @@
 
 mod accepting;
 mod automatic;
+mod generations;
 mod hiding;
 mod inventories;
 mod model;

@@ -14,6 +14,7 @@ const OWN: &[&str] = &[
     "lease_renew",
     "lease_release",
     "drift_gate",
+    "drift_generation_keep",
     "drift_sweep_running",
     "drift_sweep_add",
     "drift_sweep_get",

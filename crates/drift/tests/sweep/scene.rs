@@ -10,7 +10,8 @@ use std::{
 };
 
 use steadfast_drift::{
-    AcceptRefusal, Declaration, HashKey, Rules, SweepOptions, SweepTally, Sweeper, accept,
+    AcceptRefusal, Comparator, Declaration, HashKey, Rules, SweepOptions, SweepTally, Sweeper,
+    accept,
 };
 use steadfast_store::{
     AcceptWrite, Accepted, DriftFilter, DriftRow, InventoryEnd, InventoryEnded, NewRecord,
@@ -200,6 +201,7 @@ impl Scene {
             database,
             folder,
         };
+        scene.sweeper.adopt_rules().await.unwrap();
         scene.start();
         scene
     }
@@ -492,15 +494,25 @@ fn declared() -> Arc<Rules> {
 }
 
 pub(crate) fn rules(unmanaged: &[&str]) -> Rules {
-    let secret = Declaration {
+    rules_of(&[], unmanaged)
+}
+
+pub(crate) fn declaration(path: &str, comparator: Comparator) -> Declaration {
+    Declaration {
         provider: "cloud".to_owned(),
         kind: "vm".to_owned(),
-        path: "/password".to_owned(),
-        comparator: steadfast_drift::Comparator::Secret,
-    };
+        path: path.to_owned(),
+        comparator,
+    }
+}
+
+/// The secret path, and what else is declared.
+pub(crate) fn rules_of(more: &[Declaration], unmanaged: &[&str]) -> Rules {
+    let secret = declaration("/password", Comparator::Secret);
+    let declared = [&[secret], more].concat();
     let unmanaged: BTreeSet<String> = unmanaged.iter().map(|&kind| kind.to_owned()).collect();
     let key = HashKey::new("0123456789abcdef0123456789abcdef");
-    Rules::new(&[secret], &unmanaged, key).unwrap()
+    Rules::new(&declared, &unmanaged, key).unwrap()
 }
 
 pub(crate) fn changed(path: &str, expected: &str, actual: &str) -> Difference {

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::{
     event::{self, NewEvent},
-    json,
+    generation, json,
     row::{self, detail},
 };
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
 };
 
 pub use found::{
-    AppliedPage, Compared, DriftClose, DriftOpen, DriftUpdate, OpenedDrift, SweepWrite,
+    Applied, AppliedPage, Compared, DriftClose, DriftOpen, DriftUpdate, OpenedDrift, SweepWrite,
 };
 
 /// Changes in one revision at most.
@@ -219,9 +219,13 @@ impl Store {
         lease: &Lease,
         write: &SweepWrite,
         tally: impl FnOnce(&AppliedPage) -> String + Send,
-    ) -> Result<AppliedPage, Error> {
+    ) -> Result<Applied, Error> {
         let mut tx = self.db().begin().await?;
         lease.guard(&mut tx).await?;
+        if let Some(outdated) = generation::keep(&mut tx, &write.judged_by).await? {
+            tx.rollback().await?;
+            return Ok(Applied::Outdated(outdated));
+        }
         let mut applied = AppliedPage::default();
         let touched = write.compared.iter().filter(|one| one.touches_drifts());
         let touched: Vec<&Compared> = touched.collect();
@@ -249,7 +253,7 @@ impl Store {
         let revisions: Vec<Vec<Change>> = changes.chunks(CHANGES).map(<[_]>::to_vec).collect();
         log::append_each(&mut tx, &revisions).await?;
         tx.commit().await?;
-        Ok(applied)
+        Ok(Applied::Page(applied))
     }
 }
 

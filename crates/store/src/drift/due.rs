@@ -43,12 +43,6 @@ statements! {
     COUNT = "drift_due_count" => [
         "SELECT count(*) AS key FROM drift_due WHERE due_us <= (SELECT " now ")"
     ];
-    /// The value of a generation.
-    GENERATION = "drift_generation_get" => ["SELECT value FROM drift_generation WHERE name = $1"];
-    /// Sets it.
-    SET_GENERATION = "drift_generation_set" => [
-        "INSERT INTO drift_generation (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
-    ];
 }
 
 /// A resource that is to be compared.
@@ -62,11 +56,6 @@ pub(super) struct Due {
 #[derive(FromRow)]
 struct KeyRow {
     key: i64,
-}
-
-#[derive(FromRow)]
-struct ValueRow {
-    value: String,
 }
 
 // === impl Due ===
@@ -147,24 +136,5 @@ impl Store {
             after = last;
             made += marked;
         }
-    }
-
-    /// The value of a generation; empty if it was never set.
-    ///
-    /// # Errors
-    /// If the database does not answer.
-    pub async fn drift_generation(&self, name: &str) -> Result<String, Error> {
-        let row: Option<ValueRow> = self.db().read(&GENERATION).bind(name).optional().await?;
-        Ok(row.map_or_else(String::new, |row| row.value))
-    }
-
-    /// Sets a generation. Make due what depends on it before: if that was interrupted, it is begun again.
-    ///
-    /// # Errors
-    /// If the database does not answer.
-    pub async fn set_drift_generation(&self, name: &str, value: &str) -> Result<(), Error> {
-        let set = self.db().write(&SET_GENERATION).bind(name).bind(value);
-        set.execute().await?;
-        Ok(())
     }
 }

@@ -1,8 +1,11 @@
 //! Policies: documents that say what is to be done about drifts. What they mean is not known here.
+//!
+//! Whoever writes one counts their generation up before looking for the drifts that it may concern: those that a sweep opens
+//! meanwhile are either found, or judged again.
 
 use sqlx::FromRow;
 
-use super::{POLICY_TOPIC, due};
+use super::{POLICY_TOPIC, due, generation};
 use crate::{
     Change, Error, Op, Store,
     engine::{Tx, statements},
@@ -148,6 +151,7 @@ impl Store {
             tx.rollback().await?;
             return Ok(PolicyWritten::Exists);
         }
+        generation::count_policies(&mut tx).await?;
         due::mark_drifted(&mut tx, &new.provider).await?;
         written(tx, &new.name).await
     }
@@ -167,6 +171,7 @@ impl Store {
             tx.rollback().await?;
             return Ok(refused);
         }
+        generation::count_policies(&mut tx).await?;
         bind(tx.statement(&REPLACE), new).execute().await?;
         mark_both(&mut tx, row.as_ref(), &new.provider).await?;
         written(tx, &new.name).await
@@ -187,6 +192,7 @@ impl Store {
             tx.rollback().await?;
             return Ok(refused);
         }
+        generation::count_policies(&mut tx).await?;
         tx.statement(&REMOVE).bind(name).execute().await?;
         let provider = row.as_ref().map_or("", |row| row.provider.as_str());
         due::mark_drifted(&mut tx, provider).await?;

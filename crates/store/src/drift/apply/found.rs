@@ -2,11 +2,15 @@
 
 use std::collections::HashSet;
 
+use super::super::generation::{JudgedBy, Outdated};
+
 /// What a sweep found of one page.
 #[derive(Debug, Clone, Default)]
 pub struct SweepWrite {
     /// The sweep.
     pub sweep_id: String,
+    /// What it was judged by.
+    pub judged_by: JudgedBy,
     /// Up to this number it is done.
     pub cursor_key: i64,
     /// The resources of which anything is to be written, in the order of their numbers.
@@ -95,6 +99,15 @@ pub struct DriftClose {
     pub state: &'static str,
     /// Why.
     pub reason: &'static str,
+}
+
+/// What became of a page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Applied {
+    /// It is written.
+    Page(AppliedPage),
+    /// Nothing is written: it was judged by what is no longer so.
+    Outdated(Outdated),
 }
 
 /// What was written.
