@@ -11,10 +11,14 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     canonical::{self, Mode},
     comparator::{Branch, Comparator, TypeRules},
-    compare::{MASK, Rewrite, rewrite},
     document::{DocumentError, Node, Value},
-    pointer, secret,
+    pointer,
+    rewrite::{Rewrite, rewrite},
+    secret,
 };
+
+/// What a document is hidden with.
+const MASK: &str = "\"***\"";
 
 /// Why a value cannot be taken over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

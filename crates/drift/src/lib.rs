@@ -9,6 +9,8 @@ pub mod accept;
 mod canonical;
 pub mod comparator;
 pub mod compare;
+#[cfg(test)]
+mod compare_tests;
 pub mod document;
 pub mod flap;
 pub mod intake;
@@ -17,6 +19,7 @@ pub mod pointer;
 pub mod policy;
 #[cfg(test)]
 mod policy_tests;
+mod rewrite;
 mod secret;
 pub mod sweep;
 #[cfg(test)]
