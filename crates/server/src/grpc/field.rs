@@ -46,6 +46,28 @@ impl<T: prost::Message> Page<T> {
     }
 }
 
+/// A page of rows of which one more was read than it may have, and the token of the page after it; empty if there is none. `place`
+/// says where a page begins that follows a row.
+pub(super) fn page_of<R, T: prost::Message>(
+    rows: &[R],
+    limit: u32,
+    bound: &[&str],
+    item: impl Fn(&R) -> T,
+    place: impl Fn(&R) -> String,
+) -> (Vec<T>, String) {
+    let mut page = Page::new(limit);
+    let mut last = None;
+    for row in rows {
+        if page.is_full() {
+            let after = last.map(place).unwrap_or_default();
+            return (page.items, PageToken::new(after).encode(bound));
+        }
+        last = Some(row);
+        page.push(item(row));
+    }
+    (page.items, String::new())
+}
+
 /// How many items a page has; 0 is the default.
 pub(super) fn page_size(asked: i32, maximum: u32) -> Result<u32, Status> {
     let asked =

@@ -3,12 +3,11 @@
 use steadfast_api::drift::v1::{self as api, policy_service_server::PolicyService};
 use steadfast_drift::Policy;
 use steadfast_store::{PolicyWrite, PolicyWritten};
-use steadfast_types::PageToken;
 use tonic::{Code, Request, Response, Status};
 
 use super::{DriftEdge, message, not_found, refused, request};
 use crate::grpc::{
-    field::{self, Page},
+    field,
     status::{self, Problem},
 };
 
@@ -116,18 +115,12 @@ impl PolicyService for DriftEdge {
             .drift_policies(&request.provider, &after, i64::from(limit) + 1)
             .await
             .map_err(refused)?;
-        let mut page = Page::new(limit);
-        let mut next_page_token = String::new();
-        for row in &found {
-            if page.is_full() {
-                let last: &api::Policy = &page.items[page.items.len() - 1];
-                next_page_token = PageToken::new(last.name.clone()).encode(&bound);
-                break;
-            }
-            page.push(message::policy(row));
-        }
+        let (policies, next_page_token) =
+            field::page_of(&found, limit, &bound, message::policy, |row| {
+                row.name.clone()
+            });
         Ok(Response::new(api::ListPoliciesResponse {
-            policies: page.items,
+            policies,
             next_page_token,
         }))
     }

@@ -8,15 +8,14 @@ use steadfast_api::drift::v1::{
 };
 use steadfast_drift::intake;
 use steadfast_store::{
-    InventoryEnd, InventoryEnded, InventoryFilter, NewRecord, NewReports, Observed, Recorded,
-    Reported, ResourceName, ResourceRow,
+    DriftEventRow, InventoryEnd, InventoryEnded, InventoryFilter, NewRecord, NewReports, Observed,
+    Recorded, Reported, ResourceName, ResourceRow,
 };
-use steadfast_types::PageToken;
 use tonic::{Code, Request, Response, Status};
 
 use super::{DriftEdge, message, not_found, refused, request, resource_not_found, wrong};
 use crate::grpc::{
-    field::{self, Page},
+    field,
     status::{self, Problem},
 };
 
@@ -258,18 +257,12 @@ impl ResourceService for DriftEdge {
             .inventories(&filter, &before, i64::from(limit) + 1)
             .await
             .map_err(refused)?;
-        let mut page = Page::new(limit);
-        let mut next_page_token = String::new();
-        for row in &found {
-            if page.is_full() {
-                let last: &api::Inventory = &page.items[page.items.len() - 1];
-                next_page_token = PageToken::new(last.id.clone()).encode(&[&bound]);
-                break;
-            }
-            page.push(message::inventory(row));
-        }
+        let (inventories, next_page_token) =
+            field::page_of(&found, limit, &[&bound], message::inventory, |row| {
+                row.id.clone()
+            });
         Ok(Response::new(api::ListInventoriesResponse {
-            inventories: page.items,
+            inventories,
             next_page_token,
         }))
     }
@@ -300,20 +293,10 @@ impl ResourceService for DriftEdge {
             .resources(&filter, after.as_ref(), i64::from(limit) + 1)
             .await
             .map_err(refused)?;
-        let mut page = Page::new(limit);
-        let mut next_page_token = String::new();
-        let mut last = None;
-        for row in &found {
-            if page.is_full() {
-                let after = last.map(write_name).unwrap_or_default();
-                next_page_token = PageToken::new(after).encode(&[&bound]);
-                break;
-            }
-            last = Some(row);
-            page.push(message::summary(row));
-        }
+        let (resources, next_page_token) =
+            field::page_of(&found, limit, &[&bound], message::summary, write_name);
         Ok(Response::new(api::ListResourcesResponse {
-            resources: page.items,
+            resources,
             next_page_token,
         }))
     }
@@ -368,18 +351,11 @@ impl ResourceService for DriftEdge {
             .await
             .map_err(refused)?;
         let rules = self.rules().of(&name.provider, &name.kind);
-        let mut page = Page::new(limit);
-        let mut next_page_token = String::new();
-        for row in &found {
-            if page.is_full() {
-                let last: &api::ResourceEvent = &page.items[page.items.len() - 1];
-                next_page_token = PageToken::new(last.seq.to_string()).encode(&bound);
-                break;
-            }
-            page.push(message::event(row, rules));
-        }
+        let event = |row: &DriftEventRow| message::event(row, rules);
+        let (events, next_page_token) =
+            field::page_of(&found, limit, &bound, event, |row| row.seq.to_string());
         Ok(Response::new(api::ListResourceEventsResponse {
-            events: page.items,
+            events,
             next_page_token,
         }))
     }
