@@ -271,12 +271,6 @@ impl TypeRules {
         self.reports_unmanaged
     }
 
-    /// The values at a path must not be shown.
-    #[must_use]
-    pub fn is_secret(&self, path: &str) -> bool {
-        self.has_secrets && self.at(path) == Some(&Comparator::Secret)
-    }
-
     /// What is declared for a path, or above it.
     pub(crate) fn at(&self, path: &str) -> Option<&Comparator> {
         let mut branch = self.root.as_ref()?;

@@ -54,6 +54,50 @@ struct Walk<'r, 'n> {
     found: Comparison,
 }
 
+/// What is there at a place: what is found at the top comes first.
+#[derive(Clone, Copy)]
+struct There<'v, 't> {
+    top: Option<&'v Value<'t>>,
+    attributes: Option<&'v Value<'t>>,
+}
+
+/// Where a declaration counts from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Top,
+    Nested,
+}
+
+/// What is declared for a place that has these branches.
+fn declared<'r>(
+    top: Option<&'r Branch>,
+    nested: Option<&'r Branch>,
+) -> Option<(&'r Comparator, Place)> {
+    let here = |branch: Option<&'r Branch>| branch.and_then(|branch| branch.here.as_ref());
+    let secret = here(nested).filter(|comparator| **comparator == Comparator::Secret);
+    match (here(top), secret) {
+        (Some(Comparator::Secret), _) | (Some(_), None) => {
+            here(top).map(|comparator| (comparator, Place::Top))
+        }
+        (_, secret) => secret.map(|comparator| (comparator, Place::Nested)),
+    }
+}
+
+// === impl There ===
+
+impl<'v, 't> There<'v, 't> {
+    fn member(self, name: &str) -> Self {
+        Self {
+            top: self.top.and_then(|value| value.member(name)),
+            attributes: self.attributes.and_then(|value| value.member(name)),
+        }
+    }
+
+    fn value(self) -> Option<&'v Value<'t>> {
+        self.top.or(self.attributes)
+    }
+}
+
 // === impl TypeRules ===
 
 impl TypeRules {
@@ -68,12 +112,11 @@ impl TypeRules {
             names: Vec::new(),
             found: Comparison::default(),
         };
-        walk.map(
-            &spec,
-            Some(&live),
-            live.member(ATTRIBUTES),
-            self.root.as_ref(),
-        );
+        let there = There {
+            top: Some(&live),
+            attributes: live.member(ATTRIBUTES),
+        };
+        walk.map(&spec, there, [self.root.as_ref(), None]);
         Ok(walk.found)
     }
 
@@ -95,26 +138,28 @@ impl TypeRules {
 // === impl Walk ===
 
 impl<'n> Walk<'_, 'n> {
+    /// What is declared is found from the top, and what is secret from `attrs` as well: there it is hashed, too.
     fn map(
         &mut self,
         spec: &'n Value<'_>,
-        top: Option<&Value<'_>>,
-        attributes: Option<&Value<'_>>,
-        rules: Option<&Branch>,
+        there: There<'_, '_>,
+        [top, nested]: [Option<&Branch>; 2],
     ) {
         let Node::Map(members) = &spec.node else {
             return;
         };
         for (name, wanted) in members {
-            let rules = rules.and_then(|rules| rules.below(name));
-            let comparator = rules.and_then(|rules| rules.here.as_ref());
-            let top = top.and_then(|value| value.member(name));
-            let attributes = attributes.and_then(|value| value.member(name));
+            let top = top.and_then(|rules| rules.below(name));
+            let nested = match (nested, self.names.as_slice()) {
+                (Some(nested), _) => nested.below(name),
+                (None, []) if name == ATTRIBUTES => self.rules.root.as_ref(),
+                (None, _) => None,
+            };
+            let there = there.member(name);
             self.names.push(name);
-            if comparator.is_none() && matches!(wanted.node, Node::Map(_)) {
-                self.map(wanted, top, attributes, rules);
-            } else {
-                self.leaf(wanted, top.or(attributes), comparator);
+            match (declared(top, nested), &wanted.node) {
+                (None, Node::Map(_)) => self.map(wanted, there, [top, nested]),
+                (comparator, _) => self.leaf(wanted, there.value(), comparator),
             }
             self.names.pop();
         }
@@ -124,17 +169,21 @@ impl<'n> Walk<'_, 'n> {
         &mut self,
         wanted: &Value<'_>,
         actual: Option<&Value<'_>>,
-        comparator: Option<&Comparator>,
+        comparator: Option<(&Comparator, Place)>,
     ) {
         self.found.fields += 1;
+        let secret_path = || match comparator {
+            Some((_, Place::Nested)) => pointer::format(&self.names[1..]),
+            _ => pointer::format(&self.names),
+        };
+        let comparator = comparator.map(|(comparator, _)| comparator);
         let agrees = match (comparator, actual) {
             (Some(Comparator::Ignore | Comparator::WriteOnly), _) => true,
             (_, None) => false,
             (None, Some(actual)) => canonical::equal(wanted, actual, Mode::DEFAULT),
             (Some(Comparator::Secret), Some(actual)) => {
                 let key = self.rules.key.as_deref();
-                let path = || pointer::format(&self.names);
-                secret::sameness(key, path, wanted, actual) != Sameness::Different
+                secret::sameness(key, secret_path, wanted, actual) != Sameness::Different
             }
             (Some(Comparator::KeyedList(key)), Some(actual)) => keyed(wanted, actual, key),
             (Some(Comparator::Subset), Some(actual)) => subset(wanted, actual),
@@ -146,7 +195,7 @@ impl<'n> Walk<'_, 'n> {
         let path = pointer::format(&self.names);
         let secret = comparator == Some(&Comparator::Secret);
         let text = |value: &Value<'_>| match secret {
-            true => self.rules.kept(&path, value),
+            true => self.rules.kept(&secret_path(), value),
             false => value.text.to_owned(),
         };
         self.found.divergences.push(Divergence {

@@ -273,3 +273,30 @@ fn what_is_no_document_is_refused() {
     assert!(none.same("/a", "x", "x") && !none.same("/a", "x", "y"));
     assert!(none.same("/a", "[1,2]", "[\"2\", 1]") && !none.same("/a", "1", "null"));
 }
+
+/// They are hashed in both places, wherever the spec names them.
+#[test]
+fn what_is_secret_is_so_below_attrs_too() {
+    let rules = rules(&[("/user/pin", Comparator::Secret)]);
+    let spec = json!({"attrs": {"user": {"pin": 4711, "name": "ann"}}}).to_string();
+    let live = json!({"attrs": {"user": {"pin": 4712, "name": "bob"}}}).to_string();
+    let kept = |text: &str| rules.redact(text).expect("a document").into_owned();
+    for (spec, live) in [
+        (spec.clone(), live.clone()),
+        (kept(&spec), live.clone()),
+        (kept(&spec), kept(&live)),
+    ] {
+        let found = rules.compare(&spec, &live).expect("documents").divergences;
+        let told: Vec<_> = found
+            .iter()
+            .map(|one| (one.path.as_str(), one.secret))
+            .collect();
+        assert_eq!(
+            told,
+            [("/attrs/user/name", false), ("/attrs/user/pin", true)]
+        );
+        assert!(!format!("{found:?}").contains("471"), "{found:?}");
+    }
+    let agree = |spec: &str, live: &str| rules.compare(spec, live).expect("documents");
+    assert_eq!(agree(&kept(&spec), &spec).divergences, vec![]);
+}

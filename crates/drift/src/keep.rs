@@ -1,24 +1,18 @@
-//! What becomes of documents before they are kept, shown, or taken over.
+//! What becomes of documents before they are kept or taken over: the one way in which a spec is written, and the digest that stands
+//! for what a comparison sees of an observation.
 //!
-//! A document is kept with the values at its secret paths hashed, and shown with those hidden. What is there may have them under
-//! `attrs` as well, so that both places are hashed and hidden alike. To accept a drift is to put one value in place of another, and
-//! leaves the rest of the document as it was written.
-
-use std::borrow::Cow;
+//! To accept a drift is to put one value in place of another, and leaves the rest of the document as it was written.
 
 use sha2::{Digest as _, Sha256};
 
 use crate::{
     canonical::{self, Mode},
-    comparator::{Branch, Comparator, TypeRules},
+    comparator::{Branch, TypeRules},
     document::{DocumentError, Node, Value},
+    hide::declared,
     pointer,
     rewrite::{Rewrite, rewrite},
-    secret,
 };
-
-/// What a document is hidden with.
-const MASK: &str = "\"***\"";
 
 /// Why a value cannot be taken over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -31,34 +25,9 @@ pub enum AdoptError {
     NoSuchPath,
 }
 
-/// What is declared for a value, in a document whose `attrs` may stand for its top.
-fn declared<'r>(root: &'r Branch, names: &[&str]) -> [Option<&'r Branch>; 2] {
-    let along = |names: &[&str]| {
-        let mut branch = root;
-        for name in names {
-            branch = branch.below(name)?;
-        }
-        Some(branch)
-    };
-    let nested = names
-        .split_first()
-        .filter(|(first, _)| **first == "attrs")
-        .and_then(|(_, rest)| along(rest));
-    [along(names), nested]
-}
-
 // === impl TypeRules ===
 
 impl TypeRules {
-    /// The document as it may be kept: with hashes for the values at secret paths.
-    ///
-    /// # Errors
-    /// If it is no document.
-    pub fn redact<'t>(&self, document: &'t str) -> Result<Cow<'t, str>, DocumentError> {
-        let value = Value::read(document)?;
-        Ok(self.at_secrets(&value, |path, value| self.hidden(path, value)))
-    }
-
     /// The document as it may be kept, in the one way in which it is written: names sorted, and no spaces.
     ///
     /// # Errors
@@ -69,18 +38,6 @@ impl TypeRules {
         let mut text = String::with_capacity(redacted.len());
         write_normal(&mut text, &value);
         Ok(text)
-    }
-
-    /// The document as it may be shown. Text that is no document is not shown at all.
-    #[must_use]
-    pub fn mask<'t>(&self, document: &'t str) -> Cow<'t, str> {
-        if !self.has_secrets {
-            return Cow::Borrowed(document);
-        }
-        match Value::read(document) {
-            Ok(value) => self.at_secrets(&value, |_, _| MASK.to_owned()),
-            Err(_) => Cow::Borrowed(""),
-        }
     }
 
     /// Stands for everything about what is there that a comparison could ever depend on: if two are equal, so is what they lead
@@ -98,47 +55,6 @@ impl TypeRules {
         let mut digest = [0; 16];
         digest.copy_from_slice(&Sha256::digest(&form)[..16]);
         Ok(digest)
-    }
-
-    /// What is kept in place of a secret value.
-    fn hidden(&self, path: &str, value: &Value<'_>) -> String {
-        match &self.key {
-            Some(key) => key.hash(path, value),
-            None => MASK.to_owned(),
-        }
-    }
-
-    /// The same for a value of a document that is kept: it is hashed already, unless that is older than the declaration.
-    pub(crate) fn kept(&self, path: &str, value: &Value<'_>) -> String {
-        match secret::hashed(value) {
-            Some(_) => value.text.to_owned(),
-            None => self.hidden(path, value),
-        }
-    }
-
-    fn at_secrets<'t>(
-        &self,
-        value: &Value<'t>,
-        hide: impl Fn(&str, &Value<'_>) -> String,
-    ) -> Cow<'t, str> {
-        let Some(root) = self.root.as_ref().filter(|_| self.has_secrets) else {
-            return Cow::Borrowed(value.text);
-        };
-        rewrite(value, &mut |names, value| {
-            let declared = declared(root, names);
-            let is_secret = |branch: &Option<&Branch>| {
-                branch.is_some_and(|branch| branch.here == Some(Comparator::Secret))
-            };
-            if is_secret(&declared[0]) {
-                Rewrite::Replace(hide(&pointer::format(names), value))
-            } else if is_secret(&declared[1]) {
-                Rewrite::Replace(hide(&pointer::format(&names[1..]), value))
-            } else if declared.iter().any(Option::is_some) || names == ["attrs"] {
-                Rewrite::Enter
-            } else {
-                Rewrite::Keep
-            }
-        })
     }
 }
 
@@ -239,7 +155,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        HashKey,
+        Comparator,
         tests::{any_document, any_rules, reshaped, rules},
     };
 
@@ -295,19 +211,6 @@ mod tests {
             sorted.sort_all_objects();
             prop_assert_eq!(rules.normal(&sorted.to_string()).expect("a document"), normal);
         }
-
-        #[test]
-        fn only_secrets_are_hashed(document in any_document(), rules in any_rules()) {
-            let text = document.to_string();
-            let kept = rules.redact(&text).expect("a document").into_owned();
-            let kept_json: serde_json::Value = serde_json::from_str(&kept).expect("JSON");
-            if kept_json != document {
-                prop_assert!(kept.contains("$hash"));
-            }
-            // The same hashes on both sides.
-            let found = rules.compare(&kept, &kept).expect("documents");
-            prop_assert_eq!(found.divergences, vec![]);
-        }
     }
 
     #[test]
@@ -320,92 +223,6 @@ mod tests {
         let nested = digest(json!({"attrs": {"list": [1, 2]}}));
         assert_ne!(digest(json!({"attrs": {"list": [2, 1]}})), nested);
         assert_ne!(digest(json!({})), digest(json!({"a": null})));
-    }
-
-    #[test]
-    fn secrets_are_kept_as_hashes_and_shown_as_nothing() {
-        let rules = rules(&[
-            ("/password", Comparator::Secret),
-            ("/users/*/token", Comparator::Secret),
-        ]);
-        let spec = r#"{"b": 1, "password": "hunter2", "users": {"ann": {"token": "t0ken", "age": 3}}, "a": 2}"#;
-        let live = r#"{"attrs": {"password": "hunter2", "users": {"ann": {"token": ["x"]}}}, "b": 1, "a": 2, "token": "free"}"#;
-        let (spec, live) = (
-            rules.redact(spec).expect("JSON"),
-            rules.redact(live).expect("JSON"),
-        );
-        for kept in [&spec, &live] {
-            assert!(
-                !kept.contains("hunter2") && !kept.contains("t0ken"),
-                "{kept}"
-            );
-        }
-        assert!(live.contains("\"token\":\"free\""), "{live}");
-        assert_eq!(
-            rules.mask(&spec),
-            r#"{"b":1,"password":"***","users":{"ann":{"token":"***","age":3}},"a":2}"#
-        );
-        assert_eq!(
-            rules.mask(&live),
-            r#"{"attrs":{"password":"***","users":{"ann":{"token":"***"}}},"b":1,"a":2,"token":"free"}"#
-        );
-        let found = rules.compare(&spec, &live).expect("documents").divergences;
-        let paths: Vec<_> = found.iter().map(|found| found.path.as_str()).collect();
-        assert_eq!(paths, ["/users/ann/age", "/users/ann/token"]);
-        assert!(found[1].secret && !found[0].secret);
-        assert!(
-            found[1]
-                .actual
-                .as_ref()
-                .is_some_and(|actual| actual.contains("$hash"))
-        );
-        assert!(!format!("{found:?}").contains("t0ken"));
-        assert!(rules.is_secret("/users/bob/token") && !rules.is_secret("/users/bob"));
-        assert_eq!(rules.mask("{"), "");
-    }
-
-    #[test]
-    fn what_was_kept_in_clear_before_it_was_declared_secret_is_not_told() {
-        let rules = rules(&[("/password", Comparator::Secret)]);
-        let (spec, live) = (r#"{"password":"hunter2"}"#, r#"{"password":"hunter3"}"#);
-        let found = rules.compare(spec, live).expect("documents").divergences;
-        assert_eq!(found.len(), 1);
-        assert!(!format!("{found:?}").contains("hunter"));
-        let hashed = rules.redact(spec).expect("JSON");
-        assert_eq!(
-            rules.compare(&hashed, spec).expect("documents").divergences,
-            vec![]
-        );
-        // Whoever sends a hash does not get it taken for one.
-        assert_ne!(rules.redact(&hashed).expect("JSON"), hashed);
-    }
-
-    #[test]
-    fn another_key_does_not_make_drifts() {
-        let of = |secret: &str| {
-            let declared = [crate::Declaration {
-                provider: "p".to_owned(),
-                kind: "t".to_owned(),
-                path: "/password".to_owned(),
-                comparator: Comparator::Secret,
-            }];
-            let rules = crate::Rules::new(&declared, &Default::default(), HashKey::new(secret));
-            rules.expect("declared well")
-        };
-        let (old, new) = (of("sixteen bytes old"), of("sixteen bytes new"));
-        assert_ne!(old.digest(), new.digest());
-        let document = r#"{"password":"hunter2"}"#;
-        let (before, after) = (
-            old.of("p", "t").redact(document),
-            new.of("p", "t").redact(document),
-        );
-        let (before, after) = (before.expect("JSON"), after.expect("JSON"));
-        assert_ne!(before, after);
-        let found = new
-            .of("p", "t")
-            .compare(&before, &after)
-            .expect("documents");
-        assert_eq!(found.divergences, vec![]);
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod compare;
 mod compare_tests;
 pub mod document;
 pub mod flap;
+mod hide;
 pub mod intake;
 mod keep;
 pub mod pointer;

@@ -130,21 +130,8 @@ pub(super) fn event(row: &DriftEventRow, rules: &TypeRules) -> api::ResourceEven
         drift_id: row.drift_id.clone(),
         actor: row.actor.clone(),
         reason: row.reason.clone(),
-        detail_json: match rules.is_secret(&row.path) {
-            true => without_values(&row.detail),
-            false => row.detail.clone(),
-        },
+        detail_json: rules.mask_detail(&row.path, &row.detail).into_owned(),
     }
-}
-
-/// What an event says, without what was asked for and what was there. Text that is no object is not shown at all.
-fn without_values(detail: &str) -> String {
-    let mut detail: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_str(detail).unwrap_or_default();
-    for name in ["expected", "actual"] {
-        detail.remove(name);
-    }
-    serde_json::Value::Object(detail).to_string()
 }
 
 pub(super) fn inventory(row: &InventoryRow) -> api::Inventory {
@@ -208,8 +195,7 @@ pub(super) fn drift(row: &DriftRow, now: Timestamp, rules: &Rules) -> api::Drift
     };
     // Hashes are for comparing, not for showing.
     let shown = |value: &Option<String>| match value {
-        Some(document) if row.path.is_empty() => rules.mask(document).into_owned(),
-        Some(value) if !secret => value.clone(),
+        Some(value) if !secret => rules.mask_at(&row.path, value).into_owned(),
         _ => String::new(),
     };
     let flips = u32::try_from(row.flips).unwrap_or(u32::MAX);
