@@ -236,6 +236,18 @@ impl Rules {
         &self.digest
     }
 
+    /// The types (`PROVIDER/TYPE`) that have secret paths, with a text that differs if anything is declared of them otherwise. What
+    /// secrets are hashed with does not matter to it: what is hashed stays so.
+    pub(crate) fn secrets(&self) -> (String, BTreeSet<String>) {
+        let types = self.types.iter().flat_map(|(provider, types)| {
+            let secret = types.iter().filter(|(_, rules)| rules.has_secrets);
+            secret.map(move |(kind, rules)| (format!("{provider}/{kind}"), &rules.root))
+        });
+        let types: BTreeMap<String, &Option<Branch>> = types.collect();
+        let digest = Sha256::digest(format!("{types:?}"));
+        (hex::encode(&digest[..16]), types.into_keys().collect())
+    }
+
     fn of_mut(&mut self, provider: &str, kind: &str) -> &mut TypeRules {
         let types = self.types.entry(provider.to_owned()).or_default();
         types.entry(kind.to_owned()).or_default()

@@ -46,6 +46,8 @@ pub struct Comparison {
     pub divergences: Vec<Divergence>,
     /// How many leaves the spec has.
     pub fields: u32,
+    /// A document has a value at a secret path that is not hashed; what is said of values may have it.
+    pub in_clear: bool,
 }
 
 struct Walk<'r, 'n> {
@@ -117,6 +119,7 @@ impl TypeRules {
             attributes: live.member(ATTRIBUTES),
         };
         walk.map(&spec, there, [self.root.as_ref(), None]);
+        walk.found.in_clear = self.is_clear(&spec) || self.is_clear(&live);
         Ok(walk.found)
     }
 

@@ -12,6 +12,7 @@
 
 mod carry;
 mod judge;
+mod rules;
 mod tally;
 mod write;
 
@@ -114,26 +115,14 @@ impl Sweeper {
         &self.inner.rules
     }
 
-    /// Makes what is declared that by which everything is compared, and all due if it was not. Replicas with other rules sweep no
-    /// more: the one that started last decides.
+    /// Makes what is declared that by which everything is compared, and all due if it was not; and hides what was kept before it was
+    /// declared secret. Replicas with other rules sweep no more: the one that started last decides. What is interrupted goes on when
+    /// this is called again.
     ///
     /// # Errors
     /// If the database does not answer.
     pub async fn adopt_rules(&self) -> Result<(), steadfast_store::Error> {
-        let (store, digest) = (&self.inner.store, self.inner.rules.digest());
-        match store.rules_standing(digest).await? {
-            RulesStanding::Adopted => return Ok(()),
-            // It was interrupted.
-            RulesStanding::Declared => {}
-            RulesStanding::Foreign => store.declare_rules(digest).await?,
-        }
-        let due = store.make_due("", "").await?;
-        store.adopted_rules(digest).await?;
-        tracing::info!(
-            resources = due,
-            "what is declared of comparisons is new: everything is compared again"
-        );
-        Ok(())
+        rules::adopt(&self.inner.store, &self.inner.rules).await
     }
 
     /// Asks for a sweep. If one is under way, it is that one.

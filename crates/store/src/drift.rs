@@ -17,6 +17,7 @@ mod page;
 mod policy;
 mod prune;
 mod record;
+mod redact;
 mod report;
 mod resource;
 mod row;
@@ -38,6 +39,7 @@ pub use page::{DueResource, OpenDrift, PastDrift, SweepResource};
 pub use policy::{PolicyRow, PolicyWrite, PolicyWritten};
 pub use prune::DriftRetention;
 pub use record::{NewRecord, Recorded};
+pub use redact::Redact;
 pub use report::{NewReports, Observed, ReportOutcome, Reported};
 pub use resource::{ResourceFilter, ResourceRow};
 pub use row::{DriftFilter, DriftRow};
@@ -98,6 +100,7 @@ pub(crate) fn statements() -> Vec<&'static crate::engine::Sql> {
         policy::STATEMENTS,
         prune::STATEMENTS,
         record::STATEMENTS,
+        redact::STATEMENTS,
         report::STATEMENTS,
         resource::STATEMENTS,
         row::STATEMENTS,

@@ -42,7 +42,7 @@ pub use drift::{
     DriftEventRow, DriftFilter, DriftOpen, DriftRetention, DriftRow, DriftUpdate, DueResource,
     FailedLook, InventoryEnd, InventoryEnded, InventoryFilter, InventoryRow, JudgedBy, NewRecord,
     NewReports, NewSweep, Observed, OpenDrift, OpenedDrift, Outdated, POLICY_TOPIC, PastDrift,
-    PolicyRow, PolicyWrite, PolicyWritten, RESOURCE_KEY_PREFIX, RESOURCE_TOPIC, Recorded,
+    PolicyRow, PolicyWrite, PolicyWritten, RESOURCE_KEY_PREFIX, RESOURCE_TOPIC, Recorded, Redact,
     ReportOutcome, Reported, ResourceFilter, ResourceName, ResourceRow, RulesStanding, SnoozeWrite,
     SweepAsked, SweepResource, SweepRow, SweepWrite,
 };

@@ -9,8 +9,8 @@ use steadfast_store::{
 use steadfast_types::Timestamp;
 
 use crate::{
-    Facts, Handling, HiddenBy, InForce, Look, Presence, Readiness, Rules, Severity, Subject,
-    TypeRules, Verdict, flap, policy::DriftKind, verdict::readiness,
+    Comparison, DocumentError, Facts, Handling, HiddenBy, InForce, Look, Presence, Readiness,
+    Rules, Severity, Subject, TypeRules, Verdict, flap, policy::DriftKind, verdict::readiness,
 };
 
 /// What everything in a page is judged by.
@@ -61,6 +61,8 @@ pub(super) struct Finding {
     /// Leaves compared.
     pub(super) fields: u32,
     pub(super) kind: FindingKind,
+    /// What is kept of it holds what is secret by now.
+    pub(super) in_clear: bool,
 }
 
 /// What that means.
@@ -95,71 +97,95 @@ pub(super) fn find(
 ) -> Finding {
     let rules = rules.of(&resource.provider, &resource.kind);
     let facts = facts(resource, rules, circumstances);
-    let hold = |verdict, still_due| Finding {
+    let mut finding = Finding {
         at,
-        verdict,
+        verdict: None,
         fields: 0,
-        kind: FindingKind::Hold { still_due },
+        kind: FindingKind::Wait,
+        in_clear: false,
     };
-    let whole = |kind, actual: Option<String>| Difference {
-        path: String::new(),
-        kind,
-        expected: None,
-        actual,
-        secret: false,
-    };
-    let (verdict, fields, differences) = match readiness(&facts) {
-        Readiness::Wait => {
-            return Finding {
-                at,
-                verdict: None,
-                fields: 0,
-                kind: FindingKind::Wait,
-            };
+    let readiness = readiness(&facts);
+    let compared = match readiness {
+        Readiness::Compare => Some(compare(rules, resource)),
+        _ => {
+            let clear = |text: &str| rules.hide("", text).is_some();
+            finding.in_clear = clear(&resource.spec) || clear(&resource.attributes);
+            None
         }
-        Readiness::Hold(verdict) => return hold(Some(verdict), facts.held),
-        Readiness::Nothing => (None, 0, Vec::new()),
-        Readiness::Gone => (
-            Some(Verdict::Drifted),
-            0,
-            vec![whole(DriftKind::Gone, None)],
+    };
+    let whole = |kind, actual: Option<String>| {
+        FindingKind::Differs(vec![Difference {
+            path: String::new(),
+            kind,
+            expected: None,
+            actual,
+            secret: false,
+        }])
+    };
+    (finding.verdict, finding.kind) = match (readiness, compared) {
+        (_, Some(Ok((comparison, in_clear)))) => {
+            finding.in_clear = in_clear;
+            finding.fields = comparison.fields;
+            let verdict = Verdict::of_comparison(comparison.divergences.len());
+            let differences = comparison.divergences.into_iter().map(|one| Difference {
+                path: one.path,
+                kind: one.kind.into(),
+                expected: Some(one.expected),
+                actual: one.actual,
+                secret: one.secret,
+            });
+            (Some(verdict), FindingKind::Differs(differences.collect()))
+        }
+        (Readiness::Wait, _) => (None, FindingKind::Wait),
+        (Readiness::Hold(verdict), _) => {
+            let still_due = facts.held;
+            (Some(verdict), FindingKind::Hold { still_due })
+        }
+        (Readiness::Nothing, _) => (None, FindingKind::Differs(Vec::new())),
+        (Readiness::Gone, _) => (Some(Verdict::Drifted), whole(DriftKind::Gone, None)),
+        (Readiness::Unmanaged, _) => {
+            let hidden = rules.hide("", &resource.attributes);
+            let actual = hidden.unwrap_or_else(|| resource.attributes.clone());
+            (
+                Some(Verdict::Drifted),
+                whole(DriftKind::Unmanaged, Some(actual)),
+            )
+        }
+        (Readiness::Compare, _) => (
+            Some(Verdict::Unreadable),
+            FindingKind::Hold { still_due: false },
         ),
-        Readiness::Unmanaged => {
-            let actual = Some(resource.attributes.clone());
-            let differences = vec![whole(DriftKind::Unmanaged, actual)];
-            (Some(Verdict::Drifted), 0, differences)
-        }
-        Readiness::Compare => match rules.compare(&resource.spec, &resource.attributes) {
-            Ok(comparison) => {
-                let verdict = Verdict::of_comparison(comparison.divergences.len());
-                let differences = comparison.divergences.into_iter().map(|one| Difference {
-                    path: one.path,
-                    kind: one.kind.into(),
-                    expected: Some(one.expected),
-                    actual: one.actual,
-                    secret: one.secret,
-                });
-                (Some(verdict), comparison.fields, differences.collect())
-            }
-            Err(error) => {
-                // Nothing that is no document is ever stored.
-                tracing::error!(
-                    provider = resource.provider,
-                    kind = resource.kind,
-                    id = resource.id,
-                    error = &error as &dyn std::error::Error,
-                    "a stored document cannot be read"
-                );
-                return hold(Some(Verdict::Unreadable), false);
-            }
-        },
     };
-    Finding {
-        at,
-        verdict,
-        fields,
-        kind: FindingKind::Differs(differences),
-    }
+    finding
+}
+
+/// Compares the documents of a resource, without what is secret by now; says whether there was anything of that.
+fn compare(
+    rules: &TypeRules,
+    resource: &SweepResource,
+) -> Result<(Comparison, bool), DocumentError> {
+    let (spec, live) = (&resource.spec, &resource.attributes);
+    let compared = rules.compare(spec, live).and_then(|found| {
+        if !found.in_clear {
+            return Ok((found, false));
+        }
+        let (hidden_spec, hidden_live) = (rules.hide("", spec), rules.hide("", live));
+        let found = rules.compare(
+            hidden_spec.as_ref().unwrap_or(spec),
+            hidden_live.as_ref().unwrap_or(live),
+        )?;
+        Ok((found, true))
+    });
+    compared.inspect_err(|error| {
+        // Nothing that is no document is ever stored.
+        tracing::error!(
+            provider = resource.provider,
+            kind = resource.kind,
+            id = resource.id,
+            error = error as &dyn std::error::Error,
+            "a stored document cannot be read"
+        );
+    })
 }
 
 fn facts(resource: &SweepResource, rules: &TypeRules, circumstances: &Circumstances) -> Facts {

@@ -141,6 +141,7 @@ impl<'w> Writer<'w> {
             past: past(self.inner, page, findings, &open).await?,
             open,
         };
+        self.hide(page, findings).await?;
         let mut rest = findings;
         loop {
             let policies = Arc::clone(&self.policies.1);
@@ -160,6 +161,22 @@ impl<'w> Writer<'w> {
                 return Ok(None);
             }
         }
+    }
+
+    /// Hides what is kept in clear and is secret by now: a replica that has not started again since knows no better. Before the page
+    /// is written, so that it stays due if this fails; what was judged has none of it.
+    async fn hide(&self, page: &Page, findings: &[Finding]) -> Result<(), Error> {
+        let clear = findings.iter().filter(|finding| finding.in_clear);
+        let keys: Vec<i64> = clear
+            .map(|finding| page.resources[finding.at].key)
+            .collect();
+        if keys.is_empty() {
+            return Ok(());
+        }
+        self.inner
+            .store
+            .redact_resources(&keys, &*self.inner.rules)
+            .await
     }
 
     /// Reads the policies, if nothing is known of them or it is no longer so.

@@ -10,3 +10,4 @@ mod model;
 mod quiet;
 mod replicas;
 mod scene;
+mod secrets;

@@ -59,7 +59,7 @@ pub(crate) struct Scene {
     pub(crate) rules: Arc<Rules>,
     pub(crate) ledger: Arc<Ledger>,
     options: steadfast_store::Options,
-    wakeups: Wakeups,
+    pub(crate) wakeups: Wakeups,
     running: Option<JoinHandle<()>>,
     stop: CancellationToken,
     pub(crate) database: Option<Arc<TestDatabase>>,
