@@ -46,6 +46,8 @@ pub struct Comparison {
     pub divergences: Vec<Divergence>,
     /// How many leaves the spec has.
     pub fields: u32,
+    /// Secret paths of which nothing can be said: what was asked for and what is there are hashed with different keys.
+    pub unknown: Vec<String>,
     /// A document has a value at a secret path that is not hashed; what is said of values may have it.
     pub in_clear: bool,
 }
@@ -127,14 +129,25 @@ impl TypeRules {
     /// is.
     #[must_use]
     pub fn same(&self, path: &str, one: &str, other: &str) -> bool {
+        self.sameness(path, one, other) == Sameness::Same
+    }
+
+    /// The same, where it may be that nobody can tell.
+    pub(crate) fn sameness(&self, path: &str, one: &str, other: &str) -> Sameness {
         if one == other {
-            return true;
+            return Sameness::Same;
+        }
+        let (Ok(value), Ok(other_value)) = (Value::read(one), Value::read(other)) else {
+            return Sameness::Different;
+        };
+        if self.has_secrets {
+            let secrets = self.secrets_sameness(path, (one, &value), (other, &other_value));
+            if let Some(sameness) = secrets {
+                return sameness;
+            }
         }
         let mode = self.at(path).map_or(Mode::DEFAULT, Comparator::mode);
-        match (Value::read(one), Value::read(other)) {
-            (Ok(one), Ok(other)) => canonical::equal(&one, &other, mode),
-            _ => false,
-        }
+        secret::of_equal(canonical::equal(&value, &other_value, mode))
     }
 }
 
@@ -180,22 +193,29 @@ impl<'n> Walk<'_, 'n> {
             _ => pointer::format(&self.names),
         };
         let comparator = comparator.map(|(comparator, _)| comparator);
+        let mut unknown = false;
         let agrees = match (comparator, actual) {
             (Some(Comparator::Ignore | Comparator::WriteOnly), _) => true,
             (_, None) => false,
             (None, Some(actual)) => canonical::equal(wanted, actual, Mode::DEFAULT),
             (Some(Comparator::Secret), Some(actual)) => {
                 let key = self.rules.key.as_deref();
-                secret::sameness(key, secret_path, wanted, actual) != Sameness::Different
+                let sameness = secret::sameness(key, secret_path, wanted, actual);
+                unknown = sameness == Sameness::Unknown;
+                sameness != Sameness::Different
             }
             (Some(Comparator::KeyedList(key)), Some(actual)) => keyed(wanted, actual, key),
             (Some(Comparator::Subset), Some(actual)) => subset(wanted, actual),
             (Some(other), Some(actual)) => canonical::equal(wanted, actual, other.mode()),
         };
-        if agrees {
+        if agrees && !unknown {
             return;
         }
         let path = pointer::format(&self.names);
+        if unknown {
+            self.found.unknown.push(path);
+            return;
+        }
         let secret = comparator == Some(&Comparator::Secret);
         let text = |value: &Value<'_>| match secret {
             true => self.rules.kept(&secret_path(), value),

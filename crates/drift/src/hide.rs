@@ -4,14 +4,15 @@
 //! `attrs` as well, so that both places are hashed and hidden alike. What was kept before a path was declared secret is hidden
 //! afterwards: documents, the values of drifts, and what events say.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, cell::RefCell, collections::BTreeMap};
 
 use crate::{
+    canonical::{self, Mode},
     comparator::{Branch, Comparator, TypeRules},
     document::{DocumentError, Node, Value},
     pointer,
     rewrite::{Rewrite, rewrite},
-    secret,
+    secret::{self, Sameness},
 };
 
 /// What a document is hidden with.
@@ -118,15 +119,20 @@ impl TypeRules {
     /// Whether a value at a path must not be shown.
     #[must_use]
     pub fn is_secret(&self, path: &str) -> bool {
-        let Some(root) = self.root.as_ref().filter(|_| self.has_secrets) else {
-            return false;
-        };
-        let Ok(names) = pointer::parse(path) else {
-            return false;
-        };
+        self.secret_as(path).is_some()
+    }
+
+    /// The path that a value at a path is hashed with, if it is secret: below `attrs` it is that from there.
+    fn secret_as<'p>(&self, path: &'p str) -> Option<&'p str> {
+        let root = self.root.as_ref().filter(|_| self.has_secrets)?;
+        let names = pointer::parse(path).ok()?;
         let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
-        let nested = names.split_first().filter(|(first, _)| **first == "attrs");
-        covers(root, &names) || nested.is_some_and(|(_, rest)| covers(root, rest))
+        if covers(root, &names) {
+            return Some(path);
+        }
+        let (first, rest) = names.split_first()?;
+        let nested = *first == "attrs" && covers(root, rest);
+        path.strip_prefix("/attrs").filter(|_| nested)
     }
 
     /// Whether a document has a value at a secret path that is not hashed: it is older than the declaration, or came in where that
@@ -137,6 +143,54 @@ impl TypeRules {
         };
         let nested = document.member("attrs");
         is_clear(root, document) || nested.is_some_and(|nested| is_clear(root, nested))
+    }
+
+    /// Whether two values mean the same at a path at which something is secret, or within which nothing but what is secret differs
+    /// and is hashed with different keys; `None` if that is for others to tell.
+    pub(crate) fn secrets_sameness(
+        &self,
+        path: &str,
+        (one, one_value): (&str, &Value<'_>),
+        (other, other_value): (&str, &Value<'_>),
+    ) -> Option<Sameness> {
+        if let Some(path) = self.secret_as(path) {
+            let key = self.key.as_deref();
+            let path = || path.to_owned();
+            return Some(secret::sameness(key, path, one_value, other_value));
+        }
+        let (ours, theirs) = (self.hashes(path, one), self.hashes(path, other));
+        let foreign = ours.iter().any(|(path, ours)| {
+            let theirs = theirs.get(path).and_then(Option::as_ref);
+            let (Some((ours, _)), Some((theirs, _))) = (ours, theirs) else {
+                return false;
+            };
+            ours != theirs
+        });
+        if !foreign || !ours.keys().eq(theirs.keys()) {
+            return None;
+        }
+        let known = ours.iter().all(|(path, ours)| match (ours, &theirs[path]) {
+            (Some(ours), Some(theirs)) => ours.0 != theirs.0 || ours.1 == theirs.1,
+            _ => false,
+        });
+        let (one, other) = (self.mask_at(path, one), self.mask_at(path, other));
+        let (Ok(one), Ok(other)) = (Value::read(&one), Value::read(&other)) else {
+            return None;
+        };
+        let mode = self.at(path).map_or(Mode::DEFAULT, Comparator::mode);
+        (known && canonical::equal(&one, &other, mode)).then_some(Sameness::Unknown)
+    }
+
+    /// The key and the hash of everything secret within a value, by its path; `None` for what is not hashed.
+    fn hashes(&self, path: &str, text: &str) -> BTreeMap<String, Option<(String, String)>> {
+        let hashes = RefCell::new(BTreeMap::new());
+        self.replace(path, text, |path, value| {
+            let hashed = secret::hashed(value);
+            let hashed = hashed.map(|(key, hash)| (key.to_owned(), hash.to_owned()));
+            hashes.borrow_mut().insert(path.to_owned(), hashed);
+            None
+        });
+        hashes.into_inner()
     }
 
     /// What is kept in place of a secret value.
@@ -168,7 +222,7 @@ impl TypeRules {
         let (Ok(value), Ok(names)) = (Value::read(text), pointer::parse(path)) else {
             return (!text.is_empty()).then(String::new);
         };
-        if self.is_secret(path) {
+        if let Some(path) = self.secret_as(path) {
             return hide(path, &value);
         }
         let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();

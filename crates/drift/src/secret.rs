@@ -106,6 +106,15 @@ pub(crate) fn hashed<'a>(value: &'a Value<'_>) -> Option<(&'a str, &'a str)> {
     }
 }
 
+/// Of what can be told.
+pub(crate) fn of_equal(equal: bool) -> Sameness {
+    if equal {
+        Sameness::Same
+    } else {
+        Sameness::Different
+    }
+}
+
 /// Compares two values at a secret path. Either may be from before the path was declared secret, and not be hashed yet.
 pub(crate) fn sameness(
     key: Option<&HashKey>,
@@ -113,13 +122,6 @@ pub(crate) fn sameness(
     one: &Value<'_>,
     other: &Value<'_>,
 ) -> Sameness {
-    let of_equal = |equal| {
-        if equal {
-            Sameness::Same
-        } else {
-            Sameness::Different
-        }
-    };
     let (plain, (id, hash)) = match (hashed(one), hashed(other)) {
         (Some((id, hash)), Some((other_id, other_hash))) => {
             return match id == other_id {

@@ -17,7 +17,8 @@ pub enum Verdict {
     Pending,
     /// A saga holds it, or the provider is changing it.
     Busy,
-    /// The last look at it since it was applied failed or was incomplete.
+    /// The last look at it since it was applied failed or was incomplete; or nothing else differs, and what is secret in it is hashed
+    /// with two keys.
     Unreadable,
     /// Nobody looked at it since it was applied.
     NotObserved,

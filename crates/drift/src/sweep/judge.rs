@@ -10,7 +10,10 @@ use steadfast_types::Timestamp;
 
 use crate::{
     Comparison, DocumentError, Facts, Handling, HiddenBy, InForce, Look, Presence, Readiness,
-    Rules, Severity, Subject, TypeRules, Verdict, flap, policy::DriftKind, verdict::readiness,
+    Rules, Severity, Subject, TypeRules, Verdict, flap,
+    policy::DriftKind,
+    secret::{self, Sameness},
+    verdict::readiness,
 };
 
 /// What everything in a page is judged by.
@@ -61,6 +64,8 @@ pub(super) struct Finding {
     /// Leaves compared.
     pub(super) fields: u32,
     pub(super) kind: FindingKind,
+    /// Paths of which nothing can be said: what is open there stays as it is.
+    unknown: Vec<String>,
     /// What is kept of it holds what is secret by now.
     pub(super) in_clear: bool,
 }
@@ -102,6 +107,7 @@ pub(super) fn find(
         verdict: None,
         fields: 0,
         kind: FindingKind::Wait,
+        unknown: Vec::new(),
         in_clear: false,
     };
     let readiness = readiness(&facts);
@@ -126,7 +132,11 @@ pub(super) fn find(
         (_, Some(Ok((comparison, in_clear)))) => {
             finding.in_clear = in_clear;
             finding.fields = comparison.fields;
-            let verdict = Verdict::of_comparison(comparison.divergences.len());
+            let verdict = match comparison.divergences.len() {
+                0 if !comparison.unknown.is_empty() => Verdict::Unreadable,
+                divergences => Verdict::of_comparison(divergences),
+            };
+            finding.unknown = comparison.unknown;
             let differences = comparison.divergences.into_iter().map(|one| Difference {
                 path: one.path,
                 kind: one.kind.into(),
@@ -269,11 +279,17 @@ pub(super) fn settle(
             (&held, true)
         }
     };
+    let unknown = open
+        .iter()
+        .filter(|drift| finding.unknown.contains(&drift.path));
+    let unknown: Vec<Difference> = unknown.filter_map(Difference::of).collect();
+    let unknown = unknown.iter().map(|difference| (difference, true));
     let rules = rules.of(&resource.provider, &resource.kind);
     let mut labels = None;
     // Nothing else says that the saga has let go of it.
     let mut next = (holds_on && !is_due).then_some(now);
-    for difference in differences {
+    let differences_or_not = differences.iter().map(|difference| (difference, holds));
+    for (difference, holds) in differences_or_not.chain(unknown) {
         let labels: &BTreeMap<String, String> = labels
             .get_or_insert_with(|| serde_json::from_str(&resource.labels).unwrap_or_default());
         let before = open.iter().find(|drift| drift.path == difference.path);
@@ -310,7 +326,10 @@ pub(super) fn settle(
     }
     if !holds {
         let closing = open.iter();
-        let closing = closing.filter(|drift| !differences.iter().any(|one| one.path == drift.path));
+        let closing = closing.filter(|drift| {
+            let differs = differences.iter().any(|one| one.path == drift.path);
+            !differs && !finding.unknown.contains(&drift.path)
+        });
         write.closes = closing
             .map(|drift| close(drift, resource, differences))
             .collect();
@@ -370,13 +389,16 @@ fn judge(
     past: &HashMap<(i64, String), PastDrift>,
     (rules, policies, now): (&TypeRules, &InForce<'_>, Timestamp),
 ) -> Judged {
-    let same = |one: &Option<String>, other: &Option<String>| match (one, other) {
-        (Some(one), Some(other)) => rules.same(&difference.path, one, other),
-        (one, other) => one == other,
+    let sameness = |one: &Option<String>, other: &Option<String>| match (one, other) {
+        (Some(one), Some(other)) => rules.sameness(&difference.path, one, other),
+        (one, other) => secret::of_equal(one == other),
     };
     let kind = difference.kind.as_str();
-    let value_changed = before
-        .is_some_and(|before| before.kind != kind || !same(&before.actual, &difference.actual));
+    let actual = before.map(|before| sameness(&before.actual, &difference.actual));
+    let expected = before.map(|before| sameness(&before.expected, &difference.expected));
+    // Of another key, it may be the same.
+    let value_changed =
+        actual == Some(Sameness::Different) || before.is_some_and(|before| before.kind != kind);
     let (flips, last) = match before {
         None => {
             let past = past.get(&(resource.key, difference.path.clone()));
@@ -424,19 +446,18 @@ fn judge(
     let calm = flapping_until.filter(|_| !decision.policy.is_empty());
     let next = sooner(sooner(until, decision.next), calm);
     let accepted = decision.handling == Handling::Accept && hidden.is_none();
-    let keep_value = before.filter(|_| !value_changed);
+    // A value that means the same is shown as it was first seen.
+    let kept_actual = before.filter(|_| actual == Some(Sameness::Same) && !value_changed);
+    let kept_expected = before.filter(|_| expected == Some(Sameness::Same));
     let drift = DriftOpen {
         path: difference.path.clone(),
         kind,
         severity: severity(decision.severity),
-        // A value that means the same is shown as it was first seen.
-        expected: before
-            .filter(|before| same(&before.expected, &difference.expected))
-            .map_or_else(
-                || difference.expected.clone(),
-                |before| before.expected.clone(),
-            ),
-        actual: keep_value
+        expected: kept_expected.map_or_else(
+            || difference.expected.clone(),
+            |before| before.expected.clone(),
+        ),
+        actual: kept_actual
             .map_or_else(|| difference.actual.clone(), |before| before.actual.clone()),
         secret: difference.secret,
         flips: i64::from(flips),
@@ -444,9 +465,18 @@ fn judge(
         suppressed_policy: policy.to_owned(),
         suppressed_until_us: until.map(|until| until.0),
     };
-    let shown = before.is_some_and(|before| is_shown_so(before, &drift));
+    let shown = before.is_some_and(|before| {
+        let same = (&before.expected, &before.actual) == (&drift.expected, &drift.actual);
+        let rekeyed = expected != Some(Sameness::Different) && actual != Some(Sameness::Different);
+        is_shown_so(before, &drift) && (same || rekeyed)
+    });
     let silent = shown && !value_changed;
-    let kept = silent && before.is_some_and(|before| before.spec_version == spec_version);
+    let kept = silent
+        && before.is_some_and(|before| {
+            before.spec_version == spec_version
+                && before.expected == drift.expected
+                && before.actual == drift.actual
+        });
     Judged {
         drift: (!kept).then_some(drift),
         value_changed,
@@ -456,12 +486,10 @@ fn judge(
     }
 }
 
-/// Whether everything about a drift that anyone sees is as it was.
+/// Whether everything about a drift that anyone sees is as it was, but for its values.
 fn is_shown_so(before: &OpenDrift, now: &DriftOpen) -> bool {
     before.kind == now.kind
         && before.severity == now.severity
-        && before.expected == now.expected
-        && before.actual == now.actual
         && before.secret == now.secret
         && before.flips == now.flips
         && before.suppressed_by == now.suppressed_by

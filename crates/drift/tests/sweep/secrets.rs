@@ -262,3 +262,118 @@ async fn what_was_kept_while_it_was_not_secret_is_hidden_when_it_is_again() {
         assert_eq!(scene.clear().await, 0);
     }
 }
+
+/// The same rules with another key.
+fn keyed(key: &str) -> Rules {
+    let secret = declaration("/password", Comparator::Secret);
+    let unmanaged = ["cloud/vm".to_owned()].into();
+    Rules::new(&[secret], &unmanaged, HashKey::new(key)).unwrap()
+}
+
+impl Scene {
+    async fn record_clear(&self, id: &str, spec: &str) {
+        let kept = self.rules.of("cloud", "vm").normal(spec).unwrap();
+        self.record(id, &kept).await;
+    }
+
+    async fn report_clear(&self, id: &str, attributes: &str) {
+        let kept = self.rules.of("cloud", "vm").redact(attributes).unwrap();
+        self.report(id, Some(&kept)).await;
+    }
+
+    async fn verdicts(&self) -> Vec<String> {
+        let mut verdicts = Vec::new();
+        for id in ["1", "2"] {
+            verdicts.push(self.verdict(id).await);
+        }
+        verdicts
+    }
+}
+
+/// What is hashed with one key says nothing about what is hashed with another.
+#[tokio::test]
+async fn another_key_closes_no_drift_and_opens_none() {
+    for mut scene in Scene::both().await {
+        scene.redeclare(keyed("the first of the keys")).await;
+        let spec = r#"{"a":1,"password":"one"}"#;
+        let (other, same) = (r#"{"a":1,"password":"two"}"#, r#"{"a":1,"password":"one"}"#);
+        for id in ["1", "2"] {
+            scene.record_clear(id, spec).await;
+        }
+        scene.report_clear("1", other).await;
+        scene.report_clear("2", same).await;
+        scene.report_clear("3", other).await;
+        scene.sweep().await;
+        assert_eq!(scene.verdicts().await, ["drifted", "in_sync"]);
+        let drift = scene.drifts("1", &["open"]).await.remove(0);
+        let unmanaged = scene.drifts("3", &["open"]).await.remove(0);
+        assert!(drift.secret && unmanaged.kind == "unmanaged");
+
+        scene.redeclare(keyed("the second of the keys")).await;
+        // Nobody has looked yet: both sides are of one key still.
+        let tally = scene.sweep().await;
+        assert_eq!(
+            (tally.compared, tally.opened, tally.changed, tally.closed),
+            (3, 0, 0, 0)
+        );
+        assert_eq!(scene.verdicts().await, ["drifted", "in_sync"]);
+        // The next look is of the new key, and what was asked for is not.
+        scene.report_clear("1", other).await;
+        scene.report_clear("2", same).await;
+        scene.report_clear("3", other).await;
+        let tally = scene.sweep().await;
+        assert_eq!(
+            (tally.compared, tally.opened, tally.changed, tally.closed),
+            (3, 0, 0, 0)
+        );
+        assert_eq!(scene.verdicts().await, ["unreadable", "unreadable"]);
+        let still = scene.drifts("1", &["open"]).await.remove(0);
+        assert_eq!(
+            (&still.id, still.version, still.flips),
+            (&drift.id, drift.version, 0)
+        );
+        let still = scene.drifts("3", &["open"]).await.remove(0);
+        assert_eq!(
+            (&still.id, still.version, still.flips),
+            (&unmanaged.id, unmanaged.version, 0)
+        );
+        scene.assert_quiet().await;
+        // The rest is compared as ever.
+        scene.report_clear("2", r#"{"a":2,"password":"one"}"#).await;
+        let tally = scene.sweep().await;
+        assert_eq!((tally.opened, tally.closed), (1, 0));
+        assert_eq!(scene.verdicts().await, ["unreadable", "drifted"]);
+        scene.report_clear("2", same).await;
+        assert_eq!(scene.sweep().await.closed, 1);
+
+        // It is recorded again, and then seen: both are of the new key.
+        for id in ["1", "2"] {
+            scene.record_clear(id, spec).await;
+        }
+        scene.sweep().await;
+        assert_eq!(scene.verdicts().await, ["not_observed", "not_observed"]);
+        scene.report_clear("1", other).await;
+        scene.report_clear("2", same).await;
+        let tally = scene.sweep().await;
+        assert_eq!((tally.opened, tally.changed, tally.closed), (0, 0, 0));
+        assert_eq!(scene.verdicts().await, ["drifted", "in_sync"]);
+        let now = scene.drifts("1", &["open"]).await.remove(0);
+        assert_eq!(
+            (&now.id, now.version, now.flips),
+            (&drift.id, drift.version, 0)
+        );
+        assert_ne!(now.actual, drift.actual);
+        scene.assert_quiet().await;
+        // Another value is noticed by the new hash.
+        scene
+            .report_clear("1", r#"{"a":1,"password":"three"}"#)
+            .await;
+        scene
+            .report_clear("3", r#"{"a":1,"password":"three"}"#)
+            .await;
+        assert_eq!(scene.sweep().await.changed, 2);
+        scene.report_clear("1", same).await;
+        assert_eq!(scene.sweep().await.closed, 1);
+        assert_eq!(scene.verdicts().await, ["in_sync", "in_sync"]);
+    }
+}
