@@ -5,7 +5,7 @@
 
 use steadfast_store::AcceptScene;
 
-use crate::{AdoptError, Rules, adopt};
+use crate::{AdoptError, Rules, adopt, written};
 
 /// Why a drift is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -74,7 +74,9 @@ pub fn accept(
             check_look(scene)?;
             let there = Some(resource.attributes.as_str()).filter(|_| resource.misses < 2);
             match (there, &drift.actual) {
-                (Some(there), Some(seen)) if rules.same("", there, seen) => Ok(Some(seen.clone())),
+                (Some(there), Some(seen)) if rules.same("", there, seen) => written(seen)
+                    .map(Some)
+                    .map_err(|_| AcceptRefusal::ActualChanged),
                 _ => Err(AcceptRefusal::ActualChanged),
             }
         }
@@ -90,7 +92,10 @@ pub fn accept(
                 return Err(AcceptRefusal::ActualChanged);
             }
             let actual = drift.actual.as_deref();
-            adopt(&resource.spec, &drift.path, actual)
+            let adopted = adopt(&resource.spec, &drift.path, actual);
+            // As whoever records the same writes it: that is no other spec then.
+            adopted
+                .and_then(|spec| Ok(written(&spec)?))
                 .map(Some)
                 .map_err(|error| match error {
                     AdoptError::Document(_) | AdoptError::NoSuchPath => AcceptRefusal::SpecChanged,

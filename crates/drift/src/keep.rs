@@ -33,11 +33,7 @@ impl TypeRules {
     /// # Errors
     /// If it is no document.
     pub fn normal(&self, document: &str) -> Result<String, DocumentError> {
-        let redacted = self.redact(document)?;
-        let value = Value::read(&redacted)?;
-        let mut text = String::with_capacity(redacted.len());
-        write_normal(&mut text, &value);
-        Ok(text)
+        written(&self.redact(document)?)
     }
 
     /// Stands for everything about what is there that a comparison could ever depend on: if two are equal, so is what they lead
@@ -56,6 +52,17 @@ impl TypeRules {
         digest.copy_from_slice(&Sha256::digest(&form)[..16]);
         Ok(digest)
     }
+}
+
+/// A document that may be kept as it is, in the one way in which it is written.
+///
+/// # Errors
+/// If it is no document.
+pub fn written(document: &str) -> Result<String, DocumentError> {
+    let value = Value::read(document)?;
+    let mut text = String::with_capacity(document.len());
+    write_normal(&mut text, &value);
+    Ok(text)
 }
 
 fn write_normal(text: &mut String, value: &Value<'_>) {

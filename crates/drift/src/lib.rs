@@ -31,7 +31,7 @@ pub use accept::{AcceptRefusal, accept};
 pub use comparator::{Comparator, Declaration, DeclarationProblem, Rules, TypeRules};
 pub use compare::{Comparison, Divergence, DivergenceKind};
 pub use document::DocumentError;
-pub use keep::{AdoptError, adopt};
+pub use keep::{AdoptError, adopt, written};
 pub use policy::{
     Decision, DriftKind, Handling, Hidden, HiddenBy, InForce, Policies, Policy, PolicyProblem,
     Severity, Subject, Window,

@@ -1,6 +1,6 @@
 //! The life of a drift: found, silent while it stays, accepted, closed; and what may not be accepted.
 
-use steadfast_drift::AcceptRefusal;
+use steadfast_drift::{AcceptRefusal, intake};
 use steadfast_store::ReportOutcome;
 
 use crate::{
@@ -34,7 +34,7 @@ async fn what_differs_is_found_accepted_and_found_no_more() {
 
         let drift = scene.drifts("1", &["open"]).await.remove(0);
         let adopted = scene.accept(&drift).await.unwrap();
-        assert_eq!(adopted.spec, r#"{"size_slug":"s-2","region":"ams3"}"#);
+        assert_eq!(adopted.spec, r#"{"region":"ams3","size_slug":"s-2"}"#);
         assert_eq!(adopted.spec_version, 2);
         let tally = scene.sweep().await;
         assert_eq!((tally.compared, tally.in_sync, tally.opened), (1, 1, 0));
@@ -243,6 +243,47 @@ async fn nothing_is_accepted_while_the_resource_is_being_changed() {
                 scene.accept(&drift).await.unwrap();
                 assert_eq!(scene.resource("1").await.spec, live);
             }
+        }
+    }
+}
+
+/// What is recorded comes in through `intake::spec`, which has one way to write a document.
+#[tokio::test]
+async fn what_was_accepted_is_recorded_again_as_the_same_spec() {
+    for mut scene in Scene::both().await {
+        scene.redeclare(rules(&["cloud/vm"])).await;
+        let normal = |scene: &Scene, text: &str| {
+            intake::spec(scene.rules.of("cloud", "vm"), text).expect("a document")
+        };
+        let live =
+            r#"{ "z" : 1.50, "ports": [ {"to": 2, "from": "\u0061"}, 80 ], "password": "one" }"#;
+        let kept = scene
+            .rules
+            .of("cloud", "vm")
+            .redact(live)
+            .unwrap()
+            .into_owned();
+        scene.report("1", Some(&kept)).await;
+        scene
+            .record("2", &normal(&scene, r#"{"ports":[443],"z":1}"#))
+            .await;
+        scene.report("2", Some(&kept)).await;
+        scene.sweep().await;
+        for (id, drifts) in [("1", 1), ("2", 2)] {
+            let open = scene.drifts(id, &["open"]).await;
+            assert_eq!(open.len(), drifts);
+            for drift in open {
+                scene.accept(&drift).await.unwrap();
+            }
+        }
+        for (id, document) in [
+            ("1", live),
+            ("2", r#"{"z":1.50,"ports":[{"from":"a","to":2},80]}"#),
+        ] {
+            let adopted = scene.resource(id).await;
+            assert_eq!(adopted.spec, normal(&scene, document));
+            let version = scene.record(id, &normal(&scene, document)).await;
+            assert_eq!(version, adopted.spec_version);
         }
     }
 }
