@@ -86,6 +86,12 @@ fn count(length: usize) -> i64 {
     i64::try_from(length).unwrap_or(i64::MAX)
 }
 
+/// Statements that list drifts, how many arguments each has, and the indexes that it has to use.
+#[cfg(test)]
+pub(crate) fn listing() -> [(&'static crate::engine::Sql, usize, &'static [&'static str]); 4] {
+    row::listing()
+}
+
 #[cfg(any(test, feature = "faults"))]
 pub(crate) fn statements() -> Vec<&'static crate::engine::Sql> {
     [

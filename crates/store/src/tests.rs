@@ -1,5 +1,6 @@
 //! The store's promises, on both engines.
 
+mod drifts;
 mod faults;
 mod history;
 mod leases;

@@ -284,7 +284,7 @@ impl Scene {
                 include_suppressed: true,
                 ..steadfast_store::DriftFilter::default()
             };
-            let (open, _) = self.store.drifts(&filter, "", 1_000).await.unwrap();
+            let open = self.store.drifts(&filter, "", 1_000).await.unwrap();
             let until = open.iter().filter_map(|row| row.suppressed_until_us).max();
             let Some(until) = until else { break };
             self.pass(until).await;

@@ -372,7 +372,7 @@ impl Scene {
             include_suppressed: true,
             ..DriftFilter::default()
         };
-        let (mut rows, _) = self.store.drifts(&filter, "", 1_000).await.unwrap();
+        let mut rows = self.store.drifts(&filter, "", 1_000).await.unwrap();
         rows.reverse();
         rows
     }

@@ -32,6 +32,8 @@ const MAX_BATCH: usize = 100;
 const MAX_WAIT: Duration = Duration::from_secs(60);
 /// How long a drift may be hidden at most.
 const MAX_SNOOZE: Duration = Duration::from_secs(366 * 86_400);
+/// Hidden drifts looked at, to count those that a list leaves out.
+const HIDDEN_ROWS: i64 = 10_000;
 /// Drifts read at a time: with their values, each is up to 128 KiB.
 const LIST_ROWS: usize = 101;
 
@@ -210,24 +212,31 @@ impl DriftService for DriftEdge {
         let now = self.now().await?;
         let mut page = Page::new(limit);
         let mut next_page_token = String::new();
-        let suppressed = 'all: loop {
+        let suppressed = match filter.include_suppressed {
+            true => 0,
+            false => {
+                let hidden = self.store.hidden_drifts(&filter, HIDDEN_ROWS).await;
+                hidden.map_err(refused)?
+            }
+        };
+        'all: loop {
             // One more than the page takes tells whether another page follows.
             let rows = (limit as usize - page.items.len() + 1).min(LIST_ROWS);
-            let listed = self.store.drifts(&filter, &before, rows as i64).await;
-            let (found, hidden) = listed.map_err(refused)?;
+            let found = self.store.drifts(&filter, &before, rows as i64).await;
+            let found = found.map_err(refused)?;
             let last = found.len() < rows;
             for row in &found {
                 if page.is_full() {
                     next_page_token = PageToken::new(before).encode(&[&bound]);
-                    break 'all hidden;
+                    break 'all;
                 }
                 before.clone_from(&row.id);
                 page.push(message::drift(row, now, self.rules()));
             }
             if last {
-                break hidden;
+                break;
             }
-        };
+        }
         Ok(Response::new(api::ListDriftsResponse {
             drifts: page.items,
             next_page_token,

@@ -16,21 +16,34 @@ macro_rules! columns {
         "SELECT o.id, o.key, r.provider, r.type AS resource_kind, r.id AS resource_id, o.path, o.kind, o.state, o.severity, o.expected, \
          o.actual, o.secret, o.first_seen_us, o.changed_us, coalesce(l.observed_us, 0) AS seen_us, o.flips, o.suppressed_by, \
          o.suppressed_policy, o.suppressed_until_us, o.spec_version, o.version, o.resolved_us, o.actor, o.reason \
-         FROM drift o "
+         FROM "
     };
 }
 
 /// What belongs to a drift. Plans outlive the sizes that they were made for, so PostgreSQL's have no choice but the index.
 macro_rules! parts_postgres {
     () => {
-        "CROSS JOIN LATERAL (SELECT * FROM drift_resource r WHERE r.key = o.key LIMIT 1) r \
+        "drift o CROSS JOIN LATERAL (SELECT * FROM drift_resource r WHERE r.key = o.key LIMIT 1) r \
          LEFT JOIN LATERAL (SELECT * FROM drift_live l WHERE l.key = o.key LIMIT 1) l ON true "
     };
 }
 
 macro_rules! parts_sqlite {
     () => {
-        "JOIN drift_resource r ON r.key = o.key LEFT JOIN drift_live l ON l.key = o.key "
+        "drift o JOIN drift_resource r ON r.key = o.key LEFT JOIN drift_live l ON l.key = o.key "
+    };
+}
+
+/// The drifts of one resource: by its name, and then by its number.
+macro_rules! of_postgres {
+    () => {
+        "drift_resource r CROSS JOIN LATERAL (SELECT * FROM drift o WHERE o.key = r.key OFFSET 0) o "
+    };
+}
+
+macro_rules! of_sqlite {
+    () => {
+        "drift_resource r CROSS JOIN drift o ON o.key = r.key "
     };
 }
 
@@ -76,15 +89,39 @@ statements! {
             "AND ($10 OR o.suppressed_by = '') ORDER BY o.id DESC LIMIT $11"
         }
     ];
-    /// How many of them are hidden.
-    HIDDEN = "drift_count_hidden" => [
+    /// The same of one resource, whose drifts are few.
+    LIST_OF = "drift_list_of" => [
         postgres {
-            "SELECT count(*) AS count FROM drift o JOIN drift_resource r ON r.key = o.key WHERE " (filter_postgres!())
-            "AND o.suppressed_by <> ''"
+            (columns!()) (of_postgres!()) "LEFT JOIN LATERAL (SELECT * FROM drift_live l WHERE l.key = o.key LIMIT 1) l ON true \
+            WHERE r.provider = $5 AND r.type = $6 AND r.id = $7 AND " (filter_postgres!()) "AND ($10 OR o.suppressed_by = '') ORDER BY o.id DESC LIMIT $11"
         }
         sqlite {
-            "SELECT count(*) AS count FROM drift o JOIN drift_resource r ON r.key = o.key WHERE " (filter_sqlite!())
-            "AND o.suppressed_by <> ''"
+            (columns!()) (of_sqlite!()) "LEFT JOIN drift_live l ON l.key = o.key \
+            WHERE r.provider = $5 AND r.type = $6 AND r.id = $7 AND " (filter_sqlite!()) "AND ($10 OR o.suppressed_by = '') ORDER BY o.id DESC LIMIT $11"
+        }
+    ];
+    /// How many are hidden: only open ones are. The newest are looked at.
+    HIDDEN = "drift_count_hidden" => [
+        postgres {
+            "SELECT count(*) AS count FROM (SELECT * FROM drift h WHERE h.state = 'open' AND h.suppressed_by <> '' \
+             ORDER BY h.id DESC LIMIT $10) o CROSS JOIN LATERAL (SELECT * FROM drift_resource r WHERE r.key = o.key LIMIT 1) r \
+             WHERE " (filter_postgres!())
+        }
+        sqlite {
+            "SELECT count(*) AS count FROM (SELECT * FROM drift h WHERE h.state = 'open' AND h.suppressed_by <> '' \
+             ORDER BY h.id DESC LIMIT $10) o CROSS JOIN drift_resource r ON r.key = o.key WHERE " (filter_sqlite!())
+        }
+    ];
+    /// The same of one resource.
+    HIDDEN_OF = "drift_count_hidden_of" => [
+        postgres {
+            "SELECT count(*) AS count FROM drift_resource r CROSS JOIN LATERAL \
+             (SELECT * FROM drift o WHERE o.key = r.key AND o.state = 'open' OFFSET 0) o \
+             WHERE r.provider = $5 AND r.type = $6 AND r.id = $7 AND " (filter_postgres!()) "AND o.suppressed_by <> ''"
+        }
+        sqlite {
+            "SELECT count(*) AS count FROM drift_resource r CROSS JOIN drift o ON o.key = r.key AND o.state = 'open' \
+             WHERE r.provider = $5 AND r.type = $6 AND r.id = $7 AND " (filter_sqlite!()) "AND o.suppressed_by <> ''"
         }
     ];
 }
@@ -236,8 +273,7 @@ impl Store {
         Ok(rows.pop())
     }
 
-    /// Drifts older than an id (the empty id means all), newest first, and how many the filter keeps that are hidden and were left
-    /// out.
+    /// Drifts older than an id (the empty id means all), newest first.
     ///
     /// # Errors
     /// If the database does not answer.
@@ -246,38 +282,42 @@ impl Store {
         filter: &DriftFilter,
         before: &str,
         limit: i64,
-    ) -> Result<(Vec<DriftRow>, i64), Error> {
+    ) -> Result<Vec<DriftRow>, Error> {
         let open = filter.states.is_empty() || filter.states == ["open"];
-        let statement = if open { &LIST_OPEN } else { &LIST };
-        let states = if open {
-            "open".to_owned()
-        } else {
-            filter.states.join(",")
-        };
-        let labels = match &filter.labels {
-            labels if labels.is_empty() => None,
-            labels => Some(json(labels)?),
+        let statement = match (filter.resource_id.is_empty(), open) {
+            (false, _) => &LIST_OF,
+            (true, true) => &LIST_OPEN,
+            (true, false) => &LIST,
         };
         let mut tx = self.db().begin_snapshot().await?;
         // Above every UUID in text.
         let before = if before.is_empty() { "~" } else { before };
-        let mut rows: Vec<DriftRow> =
-            bind(tx.statement(statement), before, &states, &labels, filter)
-                .bind(filter.include_suppressed)
-                .bind(limit)
-                .all()
-                .await?;
+        let mut rows: Vec<DriftRow> = bind(tx.statement(statement), before, filter)?
+            .bind(filter.include_suppressed)
+            .bind(limit)
+            .all()
+            .await?;
         lift(&mut tx, &mut rows).await?;
-        let hidden = if filter.include_suppressed {
-            0
-        } else {
-            let hidden: CountRow = bind(tx.statement(&HIDDEN), "~", &states, &labels, filter)
-                .one()
-                .await?;
-            hidden.count
-        };
         tx.rollback().await?;
-        Ok((rows, hidden))
+        Ok(rows)
+    }
+
+    /// How many open drifts a filter keeps that are hidden. Of all resources, the newest `most` that are hidden are looked at; of one
+    /// resource, all of them.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn hidden_drifts(&self, filter: &DriftFilter, most: i64) -> Result<i64, Error> {
+        let states = &filter.states;
+        if !states.is_empty() && !states.iter().any(|state| state == "open") {
+            return Ok(0);
+        }
+        let count = match filter.resource_id.is_empty() {
+            true => bind(self.db().read(&HIDDEN), "~", filter)?.bind(most),
+            false => bind(self.db().read(&HIDDEN_OF), "~", filter)?,
+        };
+        let hidden: CountRow = count.one().await?;
+        Ok(hidden.count)
     }
 }
 
@@ -285,20 +325,26 @@ impl Store {
 fn bind<'c>(
     statement: Statement<'c>,
     before: &str,
-    states: &str,
-    labels: &Option<String>,
     filter: &DriftFilter,
-) -> Statement<'c> {
-    statement
+) -> Result<Statement<'c>, Error> {
+    let labels = match &filter.labels {
+        labels if labels.is_empty() => None,
+        labels => Some(json(labels)?),
+    };
+    let states = match filter.states.as_slice() {
+        [] => "open".to_owned(),
+        states => states.join(","),
+    };
+    Ok(statement
         .bind(before.to_owned())
-        .bind(states.to_owned())
+        .bind(states)
         .bind(filter.kinds.join(","))
         .bind(filter.min_severity)
         .bind(filter.provider.clone())
         .bind(filter.resource_kind.clone())
         .bind(filter.resource_id.clone())
-        .bind(labels.clone())
-        .bind(filter.path.clone())
+        .bind(labels)
+        .bind(filter.path.clone()))
 }
 
 /// Adds what complete inventories saw since, without writing it to each resource.
@@ -313,4 +359,14 @@ async fn lift(tx: &mut Tx, rows: &mut [DriftRow]) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+pub(super) fn listing() -> [(&'static crate::engine::Sql, usize, &'static [&'static str]); 4] {
+    [
+        (&LIST_OPEN, 11, &["drift_open_id"]),
+        (&LIST_OF, 11, &["drift_resource_id", "drift_history"]),
+        (&HIDDEN, 10, &["drift_hidden"]),
+        (&HIDDEN_OF, 9, &["drift_resource_id", "drift_open"]),
+    ]
 }
