@@ -1,6 +1,7 @@
 //! Resources, their drifts and policies, by the real program.
 
 mod cli;
+mod failing;
 mod life;
 mod python;
 mod refusing;

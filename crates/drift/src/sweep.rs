@@ -8,8 +8,9 @@
 //! behind the last page that was written. Who asks while one runs gets that one, and it does not end before it has gone through
 //! what was due when they asked.
 //!
-//! `judge` is the pure part; `carry` reads and hands on, `write` writes.
+//! `judge` is the pure part; `carry` reads and hands on, `write` writes, and `careful` goes on where that has failed again and again.
 
+mod careful;
 mod carry;
 mod judge;
 mod rules;

@@ -24,7 +24,7 @@ mod row;
 mod seen;
 mod sweep;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
@@ -43,7 +43,7 @@ pub use redact::Redact;
 pub use report::{NewReports, Observed, ReportOutcome, Reported};
 pub use resource::{ResourceFilter, ResourceRow};
 pub use row::{DriftFilter, DriftRow};
-pub use sweep::{NewSweep, SweepAsked, SweepRow};
+pub use sweep::{NewSweep, SweepAsked, SweepFailure, SweepRow};
 
 pub(crate) use {record::Records, report::Reports};
 
@@ -60,7 +60,7 @@ pub const POLICY_TOPIC: &str = "policy";
 pub const RESOURCE_KEY_PREFIX: &str = "resource/";
 
 /// What names a resource.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct ResourceName {
     /// Who runs it; without `/`.
     pub provider: String,

@@ -44,7 +44,7 @@ pub use drift::{
     NewReports, NewSweep, Observed, OpenDrift, OpenedDrift, Outdated, POLICY_TOPIC, PastDrift,
     PolicyRow, PolicyWrite, PolicyWritten, RESOURCE_KEY_PREFIX, RESOURCE_TOPIC, Recorded, Redact,
     ReportOutcome, Reported, ResourceFilter, ResourceName, ResourceRow, RulesStanding, SnoozeWrite,
-    SweepAsked, SweepResource, SweepRow, SweepWrite,
+    SweepAsked, SweepFailure, SweepResource, SweepRow, SweepWrite,
 };
 pub use error::{Error, Outcome};
 pub use lease::Lease;

@@ -48,7 +48,7 @@ pub(super) const WHO: (&str, &str) = ("ann", "a test");
 pub(super) struct Stage {
     pub(super) server: Server,
     pub(super) connection: Connection,
-    _database: Option<TestDatabase>,
+    database: Option<TestDatabase>,
 }
 
 pub(super) fn key(kind: &str, id: &str) -> Option<ResourceKey> {
@@ -82,8 +82,14 @@ impl Stage {
         Self {
             connection: connection(&server).await,
             server,
-            _database: database,
+            database,
         }
+    }
+
+    /// Runs statements behind the server's back; on PostgreSQL.
+    pub(super) async fn psql(&self, sql: &str) {
+        let database = self.database.as_ref().expect("it is PostgreSQL");
+        database.psql(sql).await;
     }
 
     pub(super) async fn revision(&self) -> i64 {

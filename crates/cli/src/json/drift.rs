@@ -148,6 +148,11 @@ pub(crate) fn sweep(sweep: &Sweep) -> Value {
         .iter()
         .map(|count| (verdict(count.verdict), count.count.into()))
         .collect();
+    let failed: Vec<_> = sweep
+        .failed
+        .iter()
+        .map(|failed| json!({ "key": key(failed.key.as_ref()), "reason": failed.reason }))
+        .collect();
     json!({
         "id": sweep.id,
         "state": sweep_state(sweep.state),
@@ -166,6 +171,8 @@ pub(crate) fn sweep(sweep: &Sweep) -> Value {
         "drifts_accepted": sweep.drifts_accepted,
         "owner": sweep.owner,
         "error": sweep.error,
+        "failed": failed,
+        "failed_count": sweep.failed_count,
     })
 }
 

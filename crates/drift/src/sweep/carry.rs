@@ -7,7 +7,7 @@ use steadfast_types::Timestamp;
 use tokio::sync::mpsc;
 
 use super::{
-    Inner, SweepTally,
+    Inner, SweepTally, careful,
     judge::{self, Circumstances, Finding},
     write::{Stop, Writer},
 };
@@ -80,13 +80,17 @@ async fn round(
     row: &SweepRow,
     tally: &mut SweepTally,
 ) -> Result<Option<Stop>, Error> {
+    let writer = Writer::new(inner, lease, row, tally);
+    if row.stalls > careful::STALLS {
+        return careful::round(inner, row, writer).await;
+    }
     // A stage that ends drops its ends of the channels, and so ends the others.
     let (pages, read) = mpsc::channel(1);
     let (findings, found) = mpsc::channel(1);
     let ((), (), stopped) = tokio::try_join!(
         read_all(inner, row, pages),
         compare_all(inner, read, findings),
-        write_all(Writer::new(inner, lease, row, tally), found),
+        write_all(writer, found),
     )?;
     Ok(stopped)
 }
@@ -94,7 +98,13 @@ async fn round(
 async fn read_all(inner: &Inner, row: &SweepRow, pages: mpsc::Sender<Page>) -> Result<(), Error> {
     let mut after = row.cursor_key;
     loop {
-        let listed = list(inner, row, after).await?;
+        let listed = list(
+            inner,
+            row,
+            after,
+            inner.options.page_resources.max(1) as usize,
+        )
+        .await?;
         let Some(last) = listed.last() else {
             return Ok(());
         };
@@ -138,9 +148,14 @@ async fn write_all(
 }
 
 /// The next resources to compare, with the sizes of their documents.
-async fn list(inner: &Inner, row: &SweepRow, after: i64) -> Result<Vec<DueResource>, Error> {
+pub(super) async fn list(
+    inner: &Inner,
+    row: &SweepRow,
+    after: i64,
+    limit: usize,
+) -> Result<Vec<DueResource>, Error> {
     let at_us = row.round_us.unwrap_or(row.asked_us);
-    let limit = i64::from(inner.options.page_resources.max(1));
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let scope = (after, row.through_key);
     inner
         .store
@@ -149,7 +164,7 @@ async fn list(inner: &Inner, row: &SweepRow, after: i64) -> Result<Vec<DueResour
 }
 
 /// Pieces of a list whose documents fit into memory.
-fn by_bytes(listed: &[DueResource], most: i64) -> Vec<&[DueResource]> {
+pub(super) fn by_bytes(listed: &[DueResource], most: i64) -> Vec<&[DueResource]> {
     let mut pieces = Vec::new();
     let (mut begin, mut bytes) = (0, 0);
     for (at, due) in listed.iter().enumerate() {
@@ -164,7 +179,11 @@ fn by_bytes(listed: &[DueResource], most: i64) -> Vec<&[DueResource]> {
 }
 
 /// Reads all that is needed to compare some resources. Everything is read after the generations.
-async fn read_page(inner: &Inner, row: &SweepRow, due: &[DueResource]) -> Result<Page, Error> {
+pub(super) async fn read_page(
+    inner: &Inner,
+    row: &SweepRow,
+    due: &[DueResource],
+) -> Result<Page, Error> {
     let store = &inner.store;
     let keys: Vec<i64> = due.iter().map(|due| due.key).collect();
     let (resources, open, held, failed, now) = tokio::try_join!(
@@ -198,7 +217,7 @@ async fn read_page(inner: &Inner, row: &SweepRow, due: &[DueResource]) -> Result
     })
 }
 
-fn compare(rules: &Rules, page: Page) -> (Page, Vec<Finding>) {
+pub(super) fn compare(rules: &Rules, page: Page) -> (Page, Vec<Finding>) {
     let resources = page.resources.iter().enumerate();
     let findings = resources
         .map(|(at, resource)| judge::find(at, resource, rules, &page.circumstances))

@@ -32,6 +32,8 @@ pub struct SweepTally {
     pub closed: i64,
     /// Drifts that a policy accepted.
     pub accepted: i64,
+    /// Resources that could not be compared.
+    pub failed: i64,
 }
 
 // === impl SweepTally ===
@@ -75,6 +77,7 @@ impl SweepTally {
         self.changed += other.changed;
         self.closed += other.closed;
         self.accepted += other.accepted;
+        self.failed += other.failed;
     }
 
     pub(super) fn count(&mut self, verdict: Verdict) {

@@ -5,11 +5,11 @@
 //! A drift is accepted in a transaction of its own, as a person would accept it. Until that is decided its resource stays due and
 //! the sweep stays before it, so that whoever goes on after a crash finds it again.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use steadfast_store::{
     AcceptWrite, Accepted, Applied, AppliedPage, Compared, DueResource, Error, JudgedBy, Lease,
-    OpenDrift, Outdated, PastDrift, PolicyRow, SweepRow, SweepWrite,
+    OpenDrift, Outdated, PastDrift, PolicyRow, SweepFailure, SweepRow, SweepWrite,
 };
 use steadfast_types::Timestamp;
 
@@ -18,10 +18,16 @@ use super::{
     carry::Page,
     judge::{self, Finding, FindingKind, ToAccept},
 };
-use crate::{InForce, Policies, Policy, Rules, accept::accept};
+use crate::{InForce, Policies, Policy, Rules, Verdict, accept::accept};
 
 /// Policies that there may be.
 const POLICIES: i64 = 1_000;
+
+/// Resources that are named of those that cannot be compared.
+const FAILURES: usize = 100;
+
+/// When what cannot be compared is tried again.
+const AGAIN: Duration = Duration::from_secs(3_600);
 
 /// Drifts written in one transaction, at most, beyond the resource that exceeds it.
 const DRIFTS: usize = 2_000;
@@ -36,6 +42,8 @@ pub(super) struct Writer<'w> {
     cursor: i64,
     /// The policies, and their generation; `None` if they are not known.
     policies: (Option<String>, Arc<Policies>),
+    /// What could not be compared, as far as it is named.
+    failures: Vec<SweepFailure>,
 }
 
 /// Why a way through ends before all is compared.
@@ -73,6 +81,8 @@ struct Part {
     through: i64,
     tally: SweepTally,
     accepts: Vec<ToAccept>,
+    /// What cannot be compared.
+    failed: Option<SweepFailure>,
     /// What becomes of the resources that are kept due until it is decided whether their drifts are accepted.
     decided: Vec<Compared>,
 }
@@ -123,6 +133,7 @@ impl<'w> Writer<'w> {
             tally,
             cursor: row.cursor_key,
             policies: (None, Arc::default()),
+            failures: row.failures(),
         }
     }
 
@@ -191,6 +202,41 @@ impl<'w> Writer<'w> {
         Ok(())
     }
 
+    /// Up to this number all is written and decided.
+    pub(super) fn cursor(&self) -> i64 {
+        self.cursor
+    }
+
+    /// Goes on behind a resource that cannot be compared. If `told`, it is called so, and compared again later.
+    pub(super) async fn leave_out(
+        &mut self,
+        due: DueResource,
+        failure: &SweepFailure,
+        told: bool,
+    ) -> Result<Option<Stop>, Error> {
+        let mut part = Part {
+            through: due.key,
+            failed: Some(failure.clone()),
+            ..Part::default()
+        };
+        part.tally.failed = 1;
+        if told {
+            let now = Timestamp(self.inner.store.database_time().await?);
+            part.tally.count(Verdict::Unreadable);
+            part.compared.push(Compared {
+                key: due.key,
+                generation: due.generation,
+                verdict: Some(Verdict::Unreadable.as_str()),
+                next_us: Some(now.plus(AGAIN).0),
+                ..Compared::default()
+            });
+        }
+        match self.apply(part, None).await?.0 {
+            Became::Written | Became::Outdated => Ok(None),
+            Became::Stopped(stop) => Ok(Some(stop)),
+        }
+    }
+
     /// Writes a part of a page, and decides what is to be accepted of it.
     async fn part(&mut self, mut part: Part) -> Result<Became, Error> {
         let accepts = std::mem::take(&mut part.accepts);
@@ -221,6 +267,13 @@ impl<'w> Writer<'w> {
         part: Part,
         policies: Option<String>,
     ) -> Result<(Became, AppliedPage), Error> {
+        let mut failures = self.failures.clone();
+        failures.extend(part.failed);
+        failures.truncate(FAILURES);
+        let failed = match failures.len() > self.failures.len() {
+            true => serde_json::to_string(&failures).unwrap_or_default(),
+            false => String::new(),
+        };
         let write = SweepWrite {
             sweep_id: self.sweep_id.to_owned(),
             judged_by: JudgedBy {
@@ -229,6 +282,7 @@ impl<'w> Writer<'w> {
             },
             cursor_key: part.through,
             compared: part.compared,
+            failed,
         };
         let before = *self.tally;
         let after = |applied: &AppliedPage| {
@@ -255,6 +309,7 @@ impl<'w> Writer<'w> {
         };
         *self.tally = after(&applied);
         self.cursor = part.through;
+        self.failures = failures;
         if applied.announced {
             self.inner.wakeups.kick();
         }

@@ -3,6 +3,7 @@
 
 mod accepting;
 mod automatic;
+mod failing;
 mod generations;
 mod hiding;
 mod inventories;

@@ -152,7 +152,8 @@ statements! {
     ];
     /// Says how far the sweep is.
     PROGRESS = "drift_apply_progress" => [
-        "UPDATE drift_sweep SET cursor_key = $2, tally = $3 WHERE id = $1 AND state = 'running' RETURNING cancel_requested"
+        "UPDATE drift_sweep SET cursor_key = $2, tally = $3, stalls = CASE WHEN cursor_key = $2 THEN stalls ELSE 0 END, \
+         failed = CASE WHEN $4 = '' THEN failed ELSE $4 END WHERE id = $1 AND state = 'running' RETURNING cancel_requested"
     ];
 }
 
@@ -243,6 +244,7 @@ impl Store {
         let progress: Option<CancelRow> = progress
             .bind(write.cursor_key)
             .bind(tally(&applied))
+            .bind(&write.failed)
             .optional()
             .await?;
         let progress = progress.ok_or_else(|| Error::Fenced {

@@ -6,7 +6,7 @@
 use serde::Serialize;
 use sqlx::FromRow;
 
-use super::{RESOURCE_KEY_PREFIX, json, row::DriftRow};
+use super::{RESOURCE_KEY_PREFIX, ResourceName, json, row::DriftRow};
 use crate::{Engine, Error, Store, engine::statements};
 
 /// What is selected of a resource to compare.
@@ -49,6 +49,8 @@ statements! {
              ORDER BY r.key"
         }
     ];
+    /// What names one.
+    NAME = "drift_page_name" => ["SELECT provider, type AS kind, id FROM drift_resource WHERE key = $1"];
     /// The open drifts of some, in their order. A plan has no choice but the index by resource.
     OPEN = "drift_page_open" => [
         postgres {
@@ -190,6 +192,13 @@ pub struct PastDrift {
 }
 
 #[derive(FromRow)]
+struct ResourceNameRow {
+    provider: String,
+    kind: String,
+    id: String,
+}
+
+#[derive(FromRow)]
 struct NameRow {
     name: String,
 }
@@ -229,6 +238,19 @@ impl Store {
         }
         .all()
         .await
+    }
+
+    /// What names a resource.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn resource_name(&self, key: i64) -> Result<Option<ResourceName>, Error> {
+        let row: Option<ResourceNameRow> = self.db().read(&NAME).bind(key).optional().await?;
+        Ok(row.map(|row| ResourceName {
+            provider: row.provider,
+            kind: row.kind,
+            id: row.id,
+        }))
     }
 
     /// Open drifts of resources, in the order of the numbers and of the paths.

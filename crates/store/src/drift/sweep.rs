@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::{
+    ResourceName,
     due::{self, Due},
     json,
 };
@@ -47,7 +49,7 @@ statements! {
     ];
     /// Takes it in hand. The first time it learns what there is.
     TAKE = "drift_sweep_take" => [
-        "UPDATE drift_sweep SET owner = $2, attempts = attempts + 1, start_us = coalesce(start_us, " now "), \
+        "UPDATE drift_sweep SET owner = $2, attempts = attempts + 1, stalls = stalls + 1, start_us = coalesce(start_us, " now "), \
          round_us = coalesce(round_us, " now "), \
          cursor_key = CASE WHEN start_us IS NULL AND only_key > 0 THEN only_key - 1 ELSE cursor_key END, \
          through_key = CASE WHEN start_us IS NOT NULL THEN through_key WHEN only_key > 0 THEN only_key \
@@ -59,7 +61,7 @@ statements! {
     ];
     /// Begins one more way through what is due, if it was asked for since the last one began.
     AGAIN = "drift_sweep_again" => [
-        "UPDATE drift_sweep SET round = round + 1, round_us = " now ", \
+        "UPDATE drift_sweep SET round = round + 1, stalls = 0, round_us = " now ", \
          cursor_key = CASE WHEN only_key > 0 THEN only_key - 1 ELSE 0 END, \
          through_key = CASE WHEN only_key > 0 THEN only_key ELSE coalesce((SELECT max(key) FROM drift_resource), 0) END \
          WHERE id = $1 AND state = 'running' AND asked_us > round_us AND NOT cancel_requested"
@@ -123,6 +125,19 @@ pub struct SweepRow {
     pub error: String,
     /// JSON, or empty: what it found so far.
     pub tally: String,
+    /// How often it was taken in hand since it last got any further.
+    pub stalls: i64,
+    /// JSON, or empty; see [`SweepRow::failures`].
+    pub failed: String,
+}
+
+/// A resource that a sweep could not compare.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SweepFailure {
+    /// Which one; of empty parts if not even that could be read.
+    pub name: ResourceName,
+    /// Why.
+    pub reason: String,
 }
 
 /// A sweep that is asked for.
@@ -154,6 +169,13 @@ impl SweepRow {
     #[must_use]
     pub fn compares_all(&self) -> bool {
         self.round == 0 && (self.forced || self.only_key > 0)
+    }
+
+    /// The first resources that it could not compare.
+    #[must_use]
+    pub fn failures(&self) -> Vec<SweepFailure> {
+        // Nothing else is ever written.
+        serde_json::from_str(&self.failed).unwrap_or_default()
     }
 }
 

@@ -194,17 +194,41 @@ fn unproven(sweep: &Sweep) -> String {
     told.collect()
 }
 
+/// What the sweep went on without, a line each; nothing if there is none.
+fn failed(sweep: &Sweep) -> String {
+    if sweep.failed_count == 0 {
+        return String::new();
+    }
+    let count = usize::try_from(sweep.failed_count).unwrap_or(usize::MAX);
+    let mut lines = vec![format!(
+        "{} could not be compared:",
+        table::count(count, "resource")
+    )];
+    lines.extend(sweep.failed.iter().map(|failed| {
+        let reason = table::clean(&failed.reason);
+        format!("  {}: {reason}", name(failed.key.as_ref()))
+    }));
+    if count > sweep.failed.len() {
+        lines.push(format!("  and {} more", count - sweep.failed.len()));
+    }
+    lines.join("\n")
+}
+
 /// What was found, the most important first.
 pub(super) fn detected(sweep: &Sweep, drifts: &[Drift], hidden: i64) -> String {
     let line = format!("{}{}", sweep_line(sweep), unproven(sweep));
+    let failed = match failed(sweep) {
+        failed if failed.is_empty() => failed,
+        failed => format!("\n{failed}"),
+    };
     if drifts.is_empty() {
         let hidden = match hidden {
             0 => String::new(),
             hidden => format!("; {hidden} hidden, which `steadfast drift list --hidden` shows"),
         };
-        return format!("in sync; {line}{hidden}");
+        return format!("in sync; {line}{hidden}{failed}");
     }
-    format!("drifted; {line}\n\n{}", list(drifts, false, hidden))
+    format!("drifted; {line}{failed}\n\n{}", list(drifts, false, hidden))
 }
 
 pub(super) fn sweeps(sweeps: &[Sweep]) -> String {
@@ -243,7 +267,7 @@ pub(super) fn sweep(sweep: &Sweep) -> String {
         SweepState::Running => format!("{} of {}", sweep.compared, sweep.resources),
         _ => String::new(),
     };
-    table::of_fields([
+    let fields = table::of_fields([
         ("id", sweep.id.clone()),
         ("state", json::drift::sweep_state(sweep.state)),
         ("error", table::clean(&sweep.error)),
@@ -263,12 +287,16 @@ pub(super) fn sweep(sweep: &Sweep) -> String {
         ("what", sweep_line(sweep)),
         ("verdicts", verdicts.join(", ")),
         ("owner", sweep.owner.clone()),
-    ])
+    ]);
+    match failed(sweep) {
+        failed if failed.is_empty() => fields,
+        failed => format!("{fields}\n\n{failed}"),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use steadfast_client::api::drift::v1::{ResourceKey, Severity, VerdictCount};
+    use steadfast_client::api::drift::v1::{FailedResource, ResourceKey, Severity, VerdictCount};
 
     use super::*;
 
@@ -360,5 +388,21 @@ mod tests {
             ..sweep
         };
         assert!(detected(&unseen, &[], 0).ends_with("1 opened; 2 not observed"));
+        let poisoned = Sweep {
+            failed: vec![FailedResource {
+                key: drift().key,
+                reason: "the database refused the data".to_owned(),
+            }],
+            failed_count: 3,
+            ..unseen
+        };
+        let told = "3 resources could not be compared:\n  do/droplet/7: the database refused the data\n  and 2 more";
+        for text in [
+            detected(&poisoned, &[], 0),
+            detected(&poisoned, &[drift()], 0),
+            super::sweep(&poisoned),
+        ] {
+            assert!(text.contains(told), "{text}");
+        }
     }
 }

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use steadfast_api::drift::v1 as api;
 use steadfast_drift::{Rules, SweepTally, TypeRules, Verdict, flap};
 use steadfast_store::{
-    DriftEventRow, DriftRow, InventoryRow, PolicyRow, ReportOutcome, ResourceRow, SweepRow,
+    DriftEventRow, DriftRow, InventoryRow, PolicyRow, ReportOutcome, ResourceRow, SweepFailure,
+    SweepRow,
 };
 use steadfast_types::Timestamp;
 
@@ -270,6 +271,20 @@ pub(super) fn sweep(row: &SweepRow, key: Option<api::ResourceKey>) -> api::Sweep
         drifts_accepted: tally.accepted,
         owner: row.owner.clone(),
         error: row.error.clone(),
+        failed: row.failures().into_iter().map(failed).collect(),
+        failed_count: tally.failed,
+    }
+}
+
+fn failed(failure: SweepFailure) -> api::FailedResource {
+    let name = Some(failure.name).filter(|name| !name.id.is_empty());
+    api::FailedResource {
+        key: name.map(|name| api::ResourceKey {
+            provider: name.provider,
+            r#type: name.kind,
+            id: name.id,
+        }),
+        reason: failure.reason,
     }
 }
 

@@ -15,6 +15,8 @@ pub struct SweepWrite {
     pub cursor_key: i64,
     /// The resources of which anything is to be written, in the order of their numbers.
     pub compared: Vec<Compared>,
+    /// What is kept as [`crate::SweepRow::failed`]; empty if that stays as it is.
+    pub failed: String,
 }
 
 /// What was found of one resource.
