@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use steadfast_store::{
-    InventoryEnd, InventoryEnded, NewReports, ReportOutcome, Reported, fault::Fault,
+    InventoryEnd, InventoryEnded, NewReports, ReportOutcome, Reported,
+    fault::{Fault, Point},
 };
 
-use crate::scene::{Scene, changed, name, rules};
+use crate::scene::{PATIENCE, Scene, changed, name, rules};
 
 #[tokio::test]
 async fn only_a_look_that_began_after_the_apply_counts() {
@@ -334,5 +335,60 @@ async fn a_report_whose_answer_was_lost_is_counted_once() {
         let row = scene.store.inventory(&inventory).await.unwrap().unwrap();
         assert_eq!((row.reported, row.changed), (1, 1));
         assert_eq!(scene.end(&inventory, true).await, 0);
+    }
+}
+
+/// The spec is applied again, and that is not committed yet, when somebody begins to look: what they see is from after the apply,
+/// although the report that says so finds nothing new.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_first_look_after_an_apply_counts_however_long_that_takes_to_commit() {
+    for in_inventory in [false, true] {
+        let scene = Scene::postgres().await;
+        let other = scene.replica().await;
+        let (spec, live) = (r#"{"a":1}"#, r#"{"a":1}"#);
+        scene.record("1", spec).await;
+        scene.report("1", Some(live)).await;
+        scene.sweep().await;
+        assert_eq!(scene.verdict("1").await, "in_sync");
+        let halted = other.ledger.halt(|point| {
+            matches!(point, Point::Committing(names) if names.contains(&"drift_record_write"))
+        });
+        let recording = tokio::spawn(async move {
+            let version = other.record("1", spec).await;
+            (other, version)
+        });
+        halted.reached().await;
+        let inventory = match in_inventory {
+            true => Some(scene.begin().await),
+            false => None,
+        };
+        let reports = NewReports {
+            inventory: inventory.clone(),
+            observed: vec![scene.observed("1", Some(live))],
+        };
+        let store = scene.store.clone();
+        let reporting = tokio::spawn(async move { store.report_resources(reports).await });
+        // Either it is done, or it waits for the record.
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        let until = tokio::time::Instant::now() + PATIENCE;
+        while !reporting.is_finished() && scene.sql(waits).await == "0" {
+            assert!(
+                tokio::time::Instant::now() < until,
+                "it neither ends nor waits"
+            );
+        }
+        halted.go();
+        let (_other, version) = recording.await.unwrap();
+        assert_eq!(version, 1);
+        let reported = reporting.await.unwrap().unwrap();
+        assert_eq!(reported, Reported::Done(vec![ReportOutcome::Unchanged]));
+        if let Some(inventory) = &inventory {
+            scene.end(inventory, true).await;
+        }
+        scene.sweep().await;
+        let row = scene.resource("1").await;
+        assert!(row.observed_us > row.applied_us.unwrap(), "{row:?}");
+        assert_eq!(row.verdict, "in_sync", "{in_inventory}: {row:?}");
+        scene.assert_quiet().await;
     }
 }

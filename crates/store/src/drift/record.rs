@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     ResourceName,
-    clock::tick,
+    clock::{self, tick},
     due::{self, Due},
     event::{self, NewEvent},
     json, resource,
@@ -263,6 +263,10 @@ impl Kind for Records {
         inputs: &[Arc<PendingRecord>],
     ) -> Result<Vec<Result<Recorded, Error>>, Error> {
         let mut tx = self.db.begin().await?;
+        let providers = inputs
+            .iter()
+            .map(|input| input.record.name.provider.as_str());
+        clock::apply(&mut tx, providers.collect()).await?;
         let held = hold(&mut tx, inputs).await?;
         let (mut writes, mut revisions, mut events) = (Vec::new(), Vec::new(), Vec::new());
         let mut outcomes = Vec::with_capacity(inputs.len());

@@ -18,7 +18,7 @@ use steadfast_types::Mark;
 use uuid::Uuid;
 
 use super::{
-    ResourceName, count,
+    ResourceName, clock, count,
     due::{self, Due},
     event::{self, NewEvent},
     record::{Wanted, place},
@@ -161,6 +161,9 @@ impl Kind for Reports {
         inputs: &[Arc<PendingReports>],
     ) -> Result<Vec<Result<Reported, Error>>, Error> {
         let mut tx = self.db.begin().await?;
+        let observed = inputs.iter().flat_map(|input| &input.reports.observed);
+        let providers = observed.map(|observed| observed.name.provider.as_str());
+        clock::report(&mut tx, providers.collect()).await?;
         let mut batch = Batch::open(&mut tx, inputs).await?;
         let known = batch.read(&mut tx).await?;
         let written = batch.write(&mut tx, &known).await?;
