@@ -2,7 +2,7 @@
 //!
 //! A database that is away, or another transaction in the way, is no reason to leave anything out: the sweep is interrupted, and goes
 //! on. What the database refuses, or this program cannot read, will not go by itself. And where not even that is known, because no
-//! process has lived to tell, the place alone is left.
+//! process has lived to tell, the place alone is left. If one resource after the other had to be left out, the sweep fails instead.
 
 use std::sync::Arc;
 
@@ -20,6 +20,9 @@ pub(super) const STALLS: i64 = 3;
 /// Each page that fails is followed by one of so many parts of it.
 const PARTS: usize = 8;
 
+/// If so many in a row cannot be compared, what is wrong is not in them, and the sweep fails.
+const LEFT_OUT: usize = 20;
+
 /// If a sweep ends so often at the very first resource, without a word, it is left out.
 const SILENT: i64 = 9;
 
@@ -33,6 +36,7 @@ pub(super) async fn round(
     let mut silent = row.stalls >= SILENT;
     let mut resources = first_page(most, row.stalls);
     let mut after = row.cursor_key;
+    let mut left_out = 0;
     loop {
         let listed = list(inner, row, after, resources).await?;
         let due = match by_bytes(&listed, i64::from(inner.options.page_bytes)).first() {
@@ -61,12 +65,20 @@ pub(super) async fn round(
         };
         match (failed, due) {
             (None, _) => {
+                left_out = 0;
                 after = due.last().map_or(after, |last| last.key);
                 resources = (due.len() * 2).min(most);
             }
             (Some(reason), [one]) => {
+                left_out += 1;
+                let why = format!(
+                    "{left_out} resources in a row could not be compared, the last of them because {reason}"
+                );
                 if let Some(stop) = leave_out(inner, *one, reason, &mut writer).await? {
                     return Ok(Some(stop));
+                }
+                if left_out == LEFT_OUT {
+                    return Ok(Some(Stop::Failed(why)));
                 }
                 after = one.key;
             }

@@ -60,13 +60,20 @@ async fn sweep(
 ) -> Result<Option<(SweepRow, SweepTally)>, Error> {
     let mut tally = SweepTally::read(&row.tally);
     loop {
-        if !row.cancel_requested
-            && round(inner, lease, &row, &mut tally).await? == Some(Stop::OtherRules)
-        {
-            return Ok(None);
-        }
-        let keep = i64::from(inner.options.history);
-        row = inner.store.finish_sweep(lease, &row.id, None, keep).await?;
+        let stopped = match row.cancel_requested {
+            true => None,
+            false => round(inner, lease, &row, &mut tally).await?,
+        };
+        let error = match stopped {
+            Some(Stop::OtherRules) => return Ok(None),
+            Some(Stop::Failed(why)) => Some(why),
+            Some(Stop::Cancelled) | None => None,
+        };
+        let (error, keep) = (error.as_deref(), i64::from(inner.options.history));
+        row = inner
+            .store
+            .finish_sweep(lease, &row.id, error, keep)
+            .await?;
         if row.state != "running" {
             return Ok(Some((row, tally)));
         }

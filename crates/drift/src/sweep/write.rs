@@ -47,16 +47,18 @@ pub(super) struct Writer<'w> {
 }
 
 /// Why a way through ends before all is compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Stop {
     /// Somebody asked for that.
     Cancelled,
     /// Rules count that this replica does not have.
     OtherRules,
+    /// Nothing can be compared, for this reason.
+    Failed(String),
 }
 
 /// What became of a part of a page.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Became {
     Written,
     /// Other policies count.

@@ -153,3 +153,43 @@ async fn a_sweep_that_gets_on_fails_at_nothing() {
         assert!(row.attempts > 5, "{row:?}");
     }
 }
+
+/// What is wrong is in the way of every page: that is no reason to leave out one resource after the other.
+#[tokio::test]
+async fn a_sweep_in_which_nothing_can_be_compared_fails_and_says_why() {
+    for mut scene in Scene::both().await {
+        scene.restart(|manners| manners.page_resources = 20);
+        fill(&scene).await;
+        let failed = scene.begin().await;
+        scene.end(&failed, false).await;
+        let poison = match scene.database {
+            Some(_) => {
+                scene
+                    .sql("ALTER TABLE drift_inventory ALTER types DROP NOT NULL")
+                    .await;
+                "types = NULL"
+            }
+            None => "types = CAST(x'ff' AS TEXT)",
+        };
+        scene
+            .sql(&format!("UPDATE drift_inventory SET {poison}"))
+            .await;
+        let row = scene.swept(&due()).await;
+        assert_eq!(
+            (row.state.as_str(), row.error.as_str()),
+            (
+                "failed",
+                "20 resources in a row could not be compared, the last of them because the database refused the data"
+            )
+        );
+        let tally = SweepTally::read(&row.tally);
+        assert_eq!((tally.compared, tally.failed), (0, 20));
+        assert_eq!(row.failures().len(), 20);
+        assert_eq!(scene.store.due_resources().await.unwrap(), 40);
+        // It is mended.
+        scene.sql("UPDATE drift_inventory SET types = '[]'").await;
+        scene.sql("UPDATE drift_due SET due_us = 1").await;
+        let tally = SweepTally::read(&scene.swept(&due()).await.tally);
+        assert_eq!((tally.compared, tally.opened, tally.failed), (60, 60, 0));
+    }
+}
