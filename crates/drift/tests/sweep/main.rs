@@ -7,6 +7,7 @@ mod failing;
 mod generations;
 mod hiding;
 mod inventories;
+mod missing;
 mod model;
 mod quiet;
 mod replicas;

@@ -53,7 +53,7 @@ statements! {
     LOCK = "drift_inventory_lock" => ["SELECT key FROM drift_inventory WHERE id = $1" for_update];
     /// Ends one.
     END = "drift_inventory_end" => [
-        "UPDATE drift_inventory SET state = $2, error = $3, missed = $4, reported = $5, changed = $6, end_us = " now " WHERE key = $1"
+        "UPDATE drift_inventory SET state = $2, error = $3, missed = $4, reported = $5, changed = $6, end_us = $7 WHERE key = $1"
     ];
     /// Resources of a provider, of one type or of all, that nobody has looked at since they were applied.
     UNSEEN = "drift_inventory_unseen" => [
@@ -271,11 +271,13 @@ impl Store {
             tx.rollback().await?;
             return Ok(InventoryEnded::Before(Box::new(row)));
         }
+        // After everything that was looked at, and before every inventory that begins from now on.
+        let end_us = tick(&mut tx).await?;
         let mut changes = Vec::new();
         let mut missed = 0;
         if end.complete {
             let seen = seen::collect(&mut tx, row.key).await?;
-            (missed, changes) = missing::miss(&mut tx, &row, &seen).await?;
+            (missed, changes) = missing::miss(&mut tx, &row, end_us, &seen).await?;
             seen::settle(&mut tx, row.key, Some(&seen)).await?;
             drop_covered(&mut tx, &row).await?;
         } else {
@@ -289,6 +291,7 @@ impl Store {
             .bind(missed)
             .bind(row.reported)
             .bind(row.changed)
+            .bind(end_us)
             .execute()
             .await?;
         let row = tx.statement(&GET).bind(id).one().await?;

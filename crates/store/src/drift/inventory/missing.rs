@@ -33,14 +33,14 @@ statements! {
         postgres {
             "SELECT r.key, r.type AS kind, r.id, r.recorded, r.writes, r.recorded_us, r.applied_us, \
                     coalesce(l.version, 0) AS live_version, coalesce(l.observed_us, 0) AS observed_us, \
-                    coalesce(l.misses, 0) AS misses, coalesce(l.missed_us, 0) AS missed_us \
+                    coalesce(l.misses, 0) AS misses, coalesce(l.missed_us, 0) AS missed_us, coalesce(l.missed_end_us, 0) AS missed_end_us \
              FROM unnest($1::bigint[]) AS e(key) CROSS JOIN LATERAL (SELECT * FROM drift_resource r WHERE r.key = e.key LIMIT 1) r \
              LEFT JOIN LATERAL (SELECT * FROM drift_live l WHERE l.key = e.key LIMIT 1) l ON true ORDER BY r.key"
         }
         sqlite {
             "SELECT r.key, r.type AS kind, r.id, r.recorded, r.writes, r.recorded_us, r.applied_us, \
                     coalesce(l.version, 0) AS live_version, coalesce(l.observed_us, 0) AS observed_us, \
-                    coalesce(l.misses, 0) AS misses, coalesce(l.missed_us, 0) AS missed_us \
+                    coalesce(l.misses, 0) AS misses, coalesce(l.missed_us, 0) AS missed_us, coalesce(l.missed_end_us, 0) AS missed_end_us \
              FROM json_each($1) e CROSS JOIN drift_resource r ON r.key = e.value \
              LEFT JOIN drift_live l ON l.key = r.key ORDER BY r.key"
         }
@@ -48,21 +48,21 @@ statements! {
     /// Counts a miss, unless the resource was seen since the inventory began.
     MISS = "drift_inventory_miss" => [
         postgres {
-            "INSERT INTO drift_live (key, version, observed_us, inventory, misses, missed_us, transition, digest, attributes) \
-             SELECT e.key, 1, CASE WHEN e.misses = 2 THEN $2 ELSE 0 END, 0, e.misses, $2, '', '', '' \
+            "INSERT INTO drift_live (key, version, observed_us, inventory, misses, missed_us, missed_end_us, transition, digest, attributes) \
+             SELECT e.key, 1, 0, 0, e.misses, $2, $5, '', '', '' \
              FROM unnest($1::bigint[], $3::bigint[]) AS e(key, misses) ORDER BY e.key \
              ON CONFLICT (key) DO UPDATE SET version = drift_live.version + 1, misses = excluded.misses, \
-                 missed_us = excluded.missed_us, inventory = CASE WHEN excluded.misses = 2 THEN $4 ELSE drift_live.inventory END, \
+                 missed_us = excluded.missed_us, missed_end_us = excluded.missed_end_us, inventory = CASE WHEN excluded.misses = 2 THEN $4 ELSE drift_live.inventory END, \
                  transition = CASE WHEN excluded.misses = 2 THEN '' ELSE drift_live.transition END, \
                  observed_us = CASE WHEN excluded.misses = 2 THEN $2 ELSE drift_live.observed_us END \
              WHERE drift_live.observed_us < $2 RETURNING key, version"
         }
         sqlite {
-            "INSERT INTO drift_live (key, version, observed_us, inventory, misses, missed_us, transition, digest, attributes) \
-             SELECT e.value ->> 'key', 1, CASE WHEN e.value ->> 'misses' = 2 THEN $2 ELSE 0 END, 0, e.value ->> 'misses', $2, '', '', '' \
+            "INSERT INTO drift_live (key, version, observed_us, inventory, misses, missed_us, missed_end_us, transition, digest, attributes) \
+             SELECT e.value ->> 'key', 1, 0, 0, e.value ->> 'misses', $2, $5, '', '', '' \
              FROM json_each($1) e WHERE true \
              ON CONFLICT (key) DO UPDATE SET version = drift_live.version + 1, misses = excluded.misses, \
-                 missed_us = excluded.missed_us, inventory = CASE WHEN excluded.misses = 2 THEN $4 ELSE drift_live.inventory END, \
+                 missed_us = excluded.missed_us, missed_end_us = excluded.missed_end_us, inventory = CASE WHEN excluded.misses = 2 THEN $4 ELSE drift_live.inventory END, \
                  transition = CASE WHEN excluded.misses = 2 THEN '' ELSE drift_live.transition END, \
                  observed_us = CASE WHEN excluded.misses = 2 THEN $2 ELSE drift_live.observed_us END \
              WHERE drift_live.observed_us < $2 AND $3 IS NULL RETURNING key, version"
@@ -90,6 +90,7 @@ struct StandingRow {
     observed_us: i64,
     misses: i64,
     missed_us: i64,
+    missed_end_us: i64,
 }
 
 #[derive(Serialize)]
@@ -119,8 +120,11 @@ impl StandingRow {
         let since = self.applied_us.unwrap_or(0);
         match self.misses {
             0 => Some(1),
-            1 if self.missed_us > since => Some(2),
-            1 => Some(1),
+            // Asked for again meanwhile.
+            1 if self.missed_us <= since => Some(1),
+            1 if start_us > self.missed_end_us => Some(2),
+            // It was under way together with the one that missed it first: both may have skipped it for the same reason.
+            1 => None,
             // Gone, and asked for again meanwhile.
             _ if self.observed_us <= since => Some(1),
             _ => None,
@@ -132,6 +136,7 @@ impl StandingRow {
 pub(super) async fn miss(
     tx: &mut Tx,
     inventory: &InventoryRow,
+    end_us: i64,
     seen: &seen::KeySet,
 ) -> Result<(i64, Vec<Change>), Error> {
     let mut types = inventory.type_list();
@@ -158,7 +163,7 @@ pub(super) async fn miss(
             };
             after = (last.kind, last.id);
             if !unseen.is_empty() {
-                missed += miss_some(tx, inventory, &unseen, &mut changes).await?;
+                missed += miss_some(tx, inventory, end_us, &unseen, &mut changes).await?;
             }
         }
     }
@@ -168,6 +173,7 @@ pub(super) async fn miss(
 async fn miss_some(
     tx: &mut Tx,
     inventory: &InventoryRow,
+    end_us: i64,
     unseen: &[i64],
     changes: &mut Vec<Change>,
 ) -> Result<i64, Error> {
@@ -199,13 +205,15 @@ async fn miss_some(
                 .bind(inventory.start_us)
                 .bind_column::<i64>(counts)
                 .bind(inventory.key)
+                .bind(end_us)
         }
         Engine::Sqlite => tx
             .statement(&MISS)
             .bind(json(&misses)?)
             .bind(inventory.start_us)
             .bind(None::<i64>)
-            .bind(inventory.key),
+            .bind(inventory.key)
+            .bind(end_us),
     };
     let counted: Vec<MissedRow> = counted.all().await?;
     let versions: HashMap<i64, i64> = counted.iter().map(|row| (row.key, row.version)).collect();
