@@ -4,3 +4,6 @@
 -- began after that. Two that were under way at once may both have skipped a row for the same reason.
 ALTER TABLE drift_live ADD COLUMN missed_end_us bigint NOT NULL DEFAULT 0;
 UPDATE drift_live SET missed_end_us = steadfast_now_us() WHERE misses = 1;
+
+-- Few are under way at once, however long the history is.
+CREATE INDEX drift_inventory_running ON drift_inventory (provider, start_us) WHERE state = 'running';

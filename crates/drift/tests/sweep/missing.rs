@@ -1,5 +1,7 @@
 //! What proves that something is gone: looks that could not both have overlooked it, or the provider's own word.
 
+use steadfast_store::ReportOutcome;
+
 use crate::scene::Scene;
 
 const THERE: &str = r#"{"a":1}"#;
@@ -60,5 +62,88 @@ async fn one_that_was_under_way_when_another_ended_proves_nothing_more() {
         assert_eq!(scene.misses("1").await, 1, "the first since the apply");
         scene.ends_without(&scene.begin().await, &["1"]).await;
         assert_eq!(scene.misses("1").await, 2);
+    }
+}
+
+#[tokio::test]
+async fn what_somebody_saw_meanwhile_is_not_missed() {
+    for scene in Scene::both().await {
+        let ids = ["told", "later", "running", "early", "unseen"];
+        for id in ids {
+            scene.record(id, THERE).await;
+        }
+        let all = ids.map(|id| (id, THERE));
+        scene.inventory(&all).await;
+        let mut old = scene.observed("early", Some(THERE));
+        old.age = std::time::Duration::from_secs(3_000);
+        let blind = scene.begin().await;
+        // None of them is news, and none of these looks writes what it saw to the resource.
+        let said = scene.report("told", Some(THERE)).await;
+        assert_eq!(said, ReportOutcome::Unchanged);
+        let said = scene.report_all(None, vec![old]).await;
+        assert_eq!(said, [ReportOutcome::Outdated]);
+        let (later, running) = (scene.begin().await, scene.begin().await);
+        for (inventory, id) in [(&later, "later"), (&running, "running")] {
+            let seen = vec![scene.observed(id, Some(THERE))];
+            let said = scene.report_all(Some(inventory), seen).await;
+            assert_eq!(said, [ReportOutcome::Unchanged]);
+        }
+        // It saw three of the five less than the resources of its scope, and two of them were seen by nobody.
+        scene.ends_without(&blind, &ids).await;
+        let missed = async |id| scene.misses(id).await;
+        assert_eq!((missed("told").await, missed("later").await), (0, 0));
+        assert_eq!((missed("running").await, missed("unseen").await), (0, 1));
+        assert_eq!(missed("early").await, 1, "that is older than the look");
+        // The other way round: what an older look brings later says nothing about a newer one.
+        let others = ["told", "running", "early", "unseen"];
+        scene.ends_without(&later, &others).await;
+        assert_eq!(missed("later").await, 0);
+        assert_eq!(missed("told").await, 1, "nobody saw it since that began");
+    }
+}
+
+/// A direct report that repeats what is known costs a write only if an inventory that may miss the resource is under way, and once.
+#[tokio::test]
+async fn a_report_that_repeats_what_is_known_writes_only_what_could_be_missed() {
+    for scene in Scene::both().await {
+        for id in ["1", "2"] {
+            scene.record(id, THERE).await;
+        }
+        scene.inventory(&[("1", THERE), ("2", THERE)]).await;
+        scene.sweep().await;
+        let touched = async |id| {
+            scene.ledger.take();
+            let revision = scene.revision().await;
+            let said = scene.report(id, Some(THERE)).await;
+            assert_eq!(said, ReportOutcome::Unchanged);
+            assert_eq!(scene.revision().await, revision);
+            let wrote = scene.ledger.take().concat();
+            assert!(!wrote.contains(&"drift_report_write"), "{wrote:?}");
+            assert!(!wrote.contains(&"drift_due_mark"), "{wrote:?}");
+            wrote.contains(&"drift_report_touch")
+        };
+        assert!(!touched("1").await, "nothing is under way");
+        let disks = ["disk".to_owned()];
+        let disks = scene.store.begin_inventory("cloud", &disks, "tests").await;
+        scene
+            .store
+            .begin_inventory("elsewhere", &[], "tests")
+            .await
+            .unwrap();
+        assert!(!touched("1").await, "neither covers it");
+        let blind = scene.begin().await;
+        assert!(touched("1").await);
+        assert!(!touched("1").await, "it is known already");
+        let blind_too = scene.begin().await;
+        assert!(touched("1").await);
+        assert_eq!(scene.store.due_resources().await.unwrap(), 0);
+        scene.ends_without(&blind, &["1", "2"]).await;
+        scene.ends_without(&blind_too, &["1", "2"]).await;
+        assert_eq!((scene.misses("1").await, scene.misses("2").await), (0, 1));
+        assert!(!touched("1").await, "nothing that covers it is under way");
+        scene.end(&disks.unwrap().id, true).await;
+        let tally = scene.sweep().await;
+        assert_eq!((tally.compared, tally.not_observed), (1, 1));
+        scene.assert_quiet().await;
     }
 }

@@ -12,7 +12,7 @@ use super::{
         event::{self, NewEvent},
         json, resource, seen,
     },
-    InventoryRow,
+    InventoryRow, KeyOnlyRow,
 };
 use crate::{
     Change, Engine, Error,
@@ -27,6 +27,10 @@ statements! {
     SCOPE = "drift_inventory_scope" => [
         "SELECT key, type AS kind, id FROM drift_resource WHERE provider = $1 AND (type, id) > ($2, $3) AND ($4 = '' OR type = $4) \
          ORDER BY type, id LIMIT $5"
+    ];
+    /// Inventories of a provider that began after a time and have not failed.
+    LATER = "drift_inventory_later" => [
+        "SELECT i.key FROM drift_inventory i WHERE i.provider = $1 AND i.start_us > $2 AND i.state <> 'failed'"
     ];
     /// How things stand with those that were not seen.
     STANDING = "drift_inventory_standing" => [
@@ -170,6 +174,23 @@ pub(super) async fn miss(
     Ok((missed, changes))
 }
 
+/// What later inventories saw of these: as it was known, so that nothing of it is in the resources' rows.
+async fn seen_since(
+    tx: &mut Tx,
+    inventory: &InventoryRow,
+    unseen: &[i64],
+) -> Result<Vec<seen::KeySet>, Error> {
+    let later = tx.statement(&LATER).bind(&inventory.provider);
+    let later: Vec<KeyOnlyRow> = later.bind(inventory.start_us).all().await?;
+    let mut keys = unseen.to_vec();
+    keys.sort_unstable();
+    let mut sets = Vec::new();
+    for look in later {
+        sets.push(seen::seen_of(tx, look.key, &keys).await?);
+    }
+    Ok(sets)
+}
+
 async fn miss_some(
     tx: &mut Tx,
     inventory: &InventoryRow,
@@ -184,8 +205,10 @@ async fn miss_some(
     let standing: Vec<StandingRow> = standing.all().await?;
     let known = |row: &&StandingRow| row.recorded || row.live_version > 0 && row.misses < 2;
     let missed = count(standing.iter().filter(known).count());
+    let seen_since = seen_since(tx, inventory, unseen).await?;
     let misses: Vec<Miss> = standing
         .iter()
+        .filter(|row| !seen_since.iter().any(|seen| seen.contains(row.key)))
         .filter_map(|row| {
             let misses = row.misses_after(inventory.start_us)?;
             Some(Miss {

@@ -16,7 +16,7 @@ use super::{
         resource, seen,
     },
     Observed, PendingReports, ReportOutcome, Reported,
-    decide::{Decision, decide},
+    decide::{Decision, Look, decide},
     rows::{self, Asked, KnownRow, Write},
 };
 use crate::{
@@ -153,13 +153,16 @@ impl<'a> Batch<'a> {
         known: &HashMap<usize, KnownRow>,
     ) -> Result<bool, Error> {
         self.drop_losers();
-        self.drop_overtaken(tx).await?;
-        let (mut writes, mut touches) = (Vec::new(), Vec::new());
+        let looks = self.looks(tx).await?;
+        self.drop_overtaken(tx, &looks).await?;
+        let (mut writes, mut touches, mut due) = (Vec::new(), Vec::new(), Vec::new());
         for (ord, item) in self.items.iter_mut().enumerate() {
             let (None, Some(row)) = (item.outcome, known.get(&ord)) else {
                 continue;
             };
-            let (decision, misses) = (decide(item, row), if item.observed.gone { 2 } else { 0 });
+            let of = looks.get(&item.observed.name.provider);
+            let decision = decide(item, row, of.map_or(&[], Vec::as_slice));
+            let misses = if item.observed.gone { 2 } else { 0 };
             let write = Write {
                 key: row.key,
                 observed_us: item.observed_us,
@@ -171,8 +174,9 @@ impl<'a> Batch<'a> {
             };
             match decision {
                 Decision::Nothing(outcome) => item.outcome = Some(outcome),
-                Decision::Touch => {
+                Decision::Touch { is_due } => {
                     item.outcome = Some(ReportOutcome::Unchanged);
+                    due.extend(is_due.then(|| Due::now(row.key)));
                     touches.push(write);
                 }
                 Decision::Write(outcome) => {
@@ -192,9 +196,7 @@ impl<'a> Batch<'a> {
             .map(|row| (row.key, row.version))
             .collect();
         rows::touch(tx, &touches).await?;
-        let written = self.versions.keys().copied();
-        let due = written.chain(touches.iter().map(|touch| touch.key));
-        let mut due: Vec<Due> = due.map(Due::now).collect();
+        due.extend(self.versions.keys().copied().map(Due::now));
         due.sort_unstable();
         due::mark(tx, &due).await?;
         // What was overtaken between the reading and the writing.
@@ -230,25 +232,40 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// A later inventory that saw a resource as it was known wrote nothing of it: what is older than that is outdated all the same.
-    async fn drop_overtaken(&mut self, tx: &mut Tx) -> Result<(), Error> {
+    /// The inventories that bear on what is reported, by provider.
+    async fn looks(&self, tx: &mut Tx) -> Result<HashMap<String, Vec<Look>>, Error> {
         let mut oldest: HashMap<&str, i64> = HashMap::new();
         for item in self.items.iter().filter(|item| item.outcome.is_none()) {
             let provider = item.observed.name.provider.as_str();
             let oldest = oldest.entry(provider).or_insert(item.observed_us);
             *oldest = item.observed_us.min(*oldest);
         }
+        let mut looks = HashMap::new();
         for (provider, oldest) in oldest {
-            for inventory in rows::later(tx, provider, oldest).await? {
+            let rows = rows::looks(tx, provider, oldest).await?;
+            let of = rows.into_iter().map(Look::try_from);
+            looks.insert(provider.to_owned(), of.collect::<Result<_, _>>()?);
+        }
+        Ok(looks)
+    }
+
+    /// A later inventory that saw a resource as it was known wrote nothing of it: what is older than that is outdated all the same.
+    async fn drop_overtaken(
+        &mut self,
+        tx: &mut Tx,
+        looks: &HashMap<String, Vec<Look>>,
+    ) -> Result<(), Error> {
+        for (provider, looks) in looks {
+            for look in looks {
                 let earlier = |item: &Item<'_>| {
                     item.outcome.is_none()
-                        && item.observed_us < inventory.start_us
-                        && item.observed.name.provider == provider
+                        && item.observed_us < look.start_us
+                        && item.observed.name.provider == *provider
                 };
                 let items = self.items.iter().filter(|item| earlier(item));
                 let keys: BTreeSet<i64> = items.filter_map(|item| item.key).collect();
                 let keys: Vec<i64> = keys.into_iter().collect();
-                let seen = seen::seen_of(tx, inventory.key, &keys).await?;
+                let seen = seen::seen_of(tx, look.key, &keys).await?;
                 for item in &mut self.items {
                     if earlier(item) && item.key.is_some_and(|key| seen.contains(key)) {
                         item.outcome = Some(ReportOutcome::Outdated);

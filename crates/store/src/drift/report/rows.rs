@@ -36,9 +36,13 @@ statements! {
              LEFT JOIN drift_live l ON l.key = r.key"
         }
     ];
-    /// Inventories of a provider that began after a time, and have not failed.
-    LATER = "drift_report_later" => [
-        "SELECT i.key, i.start_us FROM drift_inventory i WHERE i.provider = $1 AND i.start_us > $2 AND i.state <> 'failed'"
+    /// Inventories of a provider that began after a time and have not failed, and those that run.
+    LOOKS = "drift_report_looks" => [
+        "SELECT i.key, i.types, i.state, i.start_us FROM drift_inventory i \
+         WHERE i.provider = $1 AND i.start_us > $2 AND i.state <> 'failed' \
+         UNION ALL \
+         SELECT i.key, i.types, i.state, i.start_us FROM drift_inventory i \
+         WHERE i.provider = $1 AND i.start_us <= $2 AND i.state = 'running'"
     ];
     /// Writes what is new, unless something newer was written meanwhile.
     WRITE = "drift_report_write" => [
@@ -113,8 +117,10 @@ pub(super) struct KnownRow {
 }
 
 #[derive(FromRow)]
-pub(super) struct LaterRow {
+pub(super) struct LookRow {
     pub(super) key: i64,
+    pub(super) types: String,
+    pub(super) state: String,
     pub(super) start_us: i64,
 }
 
@@ -140,14 +146,14 @@ pub(super) async fn inventory(tx: &mut Tx, id: &str) -> Result<Option<InventoryR
     tx.statement(&INVENTORY).bind(id).optional().await
 }
 
-/// Inventories of a provider that began after a time, and have not failed.
-pub(super) async fn later(
+/// Inventories of a provider that began after a time and have not failed, and those that run.
+pub(super) async fn looks(
     tx: &mut Tx,
     provider: &str,
     after_us: i64,
-) -> Result<Vec<LaterRow>, Error> {
-    let later = tx.statement(&LATER).bind(provider).bind(after_us);
-    later.all().await
+) -> Result<Vec<LookRow>, Error> {
+    let looks = tx.statement(&LOOKS).bind(provider).bind(after_us);
+    looks.all().await
 }
 
 /// What is known of the resources that are there.
