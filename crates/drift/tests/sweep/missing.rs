@@ -2,7 +2,7 @@
 
 use steadfast_store::ReportOutcome;
 
-use crate::scene::Scene;
+use crate::scene::{Scene, name};
 
 const THERE: &str = r#"{"a":1}"#;
 
@@ -144,6 +144,53 @@ async fn a_report_that_repeats_what_is_known_writes_only_what_could_be_missed() 
         scene.end(&disks.unwrap().id, true).await;
         let tally = scene.sweep().await;
         assert_eq!((tally.compared, tally.not_observed), (1, 1));
+        scene.assert_quiet().await;
+    }
+}
+
+#[tokio::test]
+async fn the_providers_word_is_enough_for_what_was_never_seen() {
+    for scene in Scene::both().await {
+        // Asked for, and the provider knows nothing of it: told alone, and within an inventory.
+        for id in ["alone", "within", "before", "deleted"] {
+            scene.record(id, THERE).await;
+        }
+        let deleted = name("deleted");
+        let deleted = scene
+            .store
+            .delete_resource::<()>(&deleted, "ann", "a test", |_| Ok(()));
+        deleted.await.unwrap().unwrap();
+        let mut old = scene.observed("before", None);
+        old.age = std::time::Duration::from_secs(3_000);
+        // That was before it was asked for.
+        let said = scene.report_all(None, vec![old]).await;
+        assert_eq!(said, [ReportOutcome::Unchanged]);
+        assert_eq!(scene.report("alone", None).await, ReportOutcome::First);
+        assert_eq!(scene.report("alone", None).await, ReportOutcome::Unchanged);
+        assert_eq!(
+            scene.report("deleted", None).await,
+            ReportOutcome::Unchanged
+        );
+        let inventory = scene.begin().await;
+        let gone = vec![scene.observed("within", None)];
+        let said = scene.report_all(Some(&inventory), gone).await;
+        assert_eq!(said, [ReportOutcome::First]);
+        scene.end(&inventory, true).await;
+        scene.sweep().await;
+        for id in ["alone", "within"] {
+            assert_eq!(scene.open(id).await[0].1, "gone", "{id}");
+            let events = scene.events(id).await;
+            assert_eq!(events, ["recorded", "gone", "drift_detected"], "{id}");
+        }
+        assert_eq!(scene.verdict("before").await, "not_observed");
+        assert_eq!(scene.events("before").await, ["recorded"]);
+        assert!(!scene.resource("deleted").await.is_known());
+        assert_eq!(scene.events("deleted").await, ["recorded", "deleted"]);
+        // It is there after all.
+        let said = scene.report("alone", Some(THERE)).await;
+        assert_eq!(said, ReportOutcome::Changed);
+        scene.sweep().await;
+        assert_eq!(scene.verdict("alone").await, "in_sync");
         scene.assert_quiet().await;
     }
 }

@@ -57,7 +57,10 @@ impl TryFrom<LookRow> for Look {
 /// What an observation means, given what is known of the resource, and the inventories of its provider that run, or began later.
 pub(super) fn decide(item: &Item<'_>, row: &KnownRow, looks: &[Look]) -> Decision {
     let (Some(observed_us), Some(misses)) = (row.observed_us, row.misses) else {
-        return if item.observed.gone {
+        // The provider's word that something does not exist is news only if it is asked for, and was said to be applied before.
+        let applied = row.applied_us.filter(|_| row.recorded);
+        let expected = applied.is_some_and(|applied| applied < item.observed_us);
+        return if item.observed.gone && !expected {
             Decision::Nothing(ReportOutcome::Unchanged)
         } else {
             Decision::Write(ReportOutcome::First)
