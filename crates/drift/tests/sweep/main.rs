@@ -9,6 +9,7 @@ mod hiding;
 mod inventories;
 mod missing;
 mod model;
+mod pruning;
 mod quiet;
 mod replicas;
 mod scene;

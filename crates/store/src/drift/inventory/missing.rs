@@ -58,6 +58,8 @@ statements! {
              ON CONFLICT (key) DO UPDATE SET version = drift_live.version + 1, misses = excluded.misses, \
                  missed_us = excluded.missed_us, missed_end_us = excluded.missed_end_us, inventory = CASE WHEN excluded.misses = 2 THEN $4 ELSE drift_live.inventory END, \
                  transition = CASE WHEN excluded.misses = 2 THEN '' ELSE drift_live.transition END, \
+                 digest = CASE WHEN excluded.misses = 2 THEN '' ELSE drift_live.digest END, \
+                 attributes = CASE WHEN excluded.misses = 2 THEN '' ELSE drift_live.attributes END, \
                  observed_us = CASE WHEN excluded.misses = 2 THEN $2 ELSE drift_live.observed_us END \
              WHERE drift_live.observed_us < $2 RETURNING key, version"
         }
@@ -68,6 +70,8 @@ statements! {
              ON CONFLICT (key) DO UPDATE SET version = drift_live.version + 1, misses = excluded.misses, \
                  missed_us = excluded.missed_us, missed_end_us = excluded.missed_end_us, inventory = CASE WHEN excluded.misses = 2 THEN $4 ELSE drift_live.inventory END, \
                  transition = CASE WHEN excluded.misses = 2 THEN '' ELSE drift_live.transition END, \
+                 digest = CASE WHEN excluded.misses = 2 THEN '' ELSE drift_live.digest END, \
+                 attributes = CASE WHEN excluded.misses = 2 THEN '' ELSE drift_live.attributes END, \
                  observed_us = CASE WHEN excluded.misses = 2 THEN $2 ELSE drift_live.observed_us END \
              WHERE drift_live.observed_us < $2 AND $3 IS NULL RETURNING key, version"
         }

@@ -156,6 +156,7 @@ impl<'a> Batch<'a> {
         let looks = self.looks(tx).await?;
         self.drop_overtaken(tx, &looks).await?;
         let (mut writes, mut touches, mut due) = (Vec::new(), Vec::new(), Vec::new());
+        let mut held = Vec::new();
         for (ord, item) in self.items.iter_mut().enumerate() {
             let (None, Some(row)) = (item.outcome, known.get(&ord)) else {
                 continue;
@@ -163,6 +164,9 @@ impl<'a> Batch<'a> {
             let of = looks.get(&item.observed.name.provider);
             let decision = decide(item, row, of.map_or(&[], Vec::as_slice));
             let misses = if item.observed.gone { 2 } else { 0 };
+            if matches!(decision, Decision::Write(_)) && row.is_forgettable() {
+                held.push(row.key);
+            }
             let write = Write {
                 key: row.key,
                 observed_us: item.observed_us,
@@ -190,6 +194,8 @@ impl<'a> Batch<'a> {
         }
         writes.sort_unstable_by_key(|write| write.key);
         touches.sort_unstable_by_key(|touch| touch.key);
+        held.sort_unstable();
+        rows::hold(tx, held).await?;
         let written = rows::write(tx, &writes).await?;
         self.versions = written
             .into_iter()

@@ -44,6 +44,10 @@ statements! {
          SELECT i.key, i.types, i.state, i.start_us FROM drift_inventory i \
          WHERE i.provider = $1 AND i.start_us <= $2 AND i.state = 'running'"
     ];
+    /// Keeps resources from being forgotten before the transaction ends.
+    HOLD = "drift_report_hold" => [
+        postgres { "SELECT key FROM drift_resource WHERE key = ANY ($1::bigint[]) ORDER BY key FOR KEY SHARE" }
+    ];
     /// Writes what is new, unless something newer was written meanwhile.
     WRITE = "drift_report_write" => [
         postgres {
@@ -116,6 +120,21 @@ pub(super) struct KnownRow {
     pub(super) inventory_state: Option<String>,
 }
 
+// === impl KnownRow ===
+
+impl KnownRow {
+    /// It is one of those that are forgotten when their history is old.
+    pub(super) fn is_forgettable(&self) -> bool {
+        !self.recorded && matches!(self.misses, None | Some(2))
+    }
+}
+
+#[derive(FromRow)]
+struct KeyRow {
+    #[sqlx(rename = "key")]
+    _key: i64,
+}
+
 #[derive(FromRow)]
 pub(super) struct LookRow {
     pub(super) key: i64,
@@ -170,6 +189,22 @@ pub(super) async fn read(tx: &mut Tx, asked: &[Asked<'_>]) -> Result<Vec<KnownRo
         Engine::Sqlite => tx.statement(&READ).bind(json(asked)?),
     };
     read.all().await
+}
+
+/// Keeps resources, by their ascending numbers, from being forgotten before the transaction ends.
+///
+/// # Errors
+/// [`Error::Contended`] if one was forgotten already.
+pub(super) async fn hold(tx: &mut Tx, keys: Vec<i64>) -> Result<(), Error> {
+    if keys.is_empty() || tx.engine() == Engine::Sqlite {
+        return Ok(());
+    }
+    let wanted = keys.len();
+    let held: Vec<KeyRow> = tx.statement(&HOLD).bind_column(keys).all().await?;
+    if held.len() < wanted {
+        return Err(Error::overtaken(HOLD.name));
+    }
+    Ok(())
 }
 
 /// Writes what is new, in the order of the numbers, and returns what was not overtaken.
