@@ -12,6 +12,8 @@ const BETWEEN_BATCHES: Duration = Duration::from_millis(50);
 const LEASE: &str = "maintenance";
 /// An inventory that nobody ended for this long fails, as the contract says.
 const INVENTORY_AGE: Duration = Duration::from_secs(86_400);
+/// The end of an inventory that is not finished after this long is gone on with here: who was at it may have been killed.
+const ENDING_AGE: Duration = Duration::from_secs(30);
 
 /// What is kept.
 #[derive(Debug, Clone, Copy)]
@@ -46,7 +48,9 @@ async fn once(
         return Ok(());
     };
     let (mut revisions, mut requests, mut drift) = (0, 0, 0);
-    let inventories = store.fail_abandoned_inventories(INVENTORY_AGE).await?;
+    let mut inventories = store.fail_abandoned_inventories(INVENTORY_AGE).await?;
+    inventories.extend(store.resume_inventory_ends(ENDING_AGE).await?);
+    let inventories = inventories.len() as u64;
     loop {
         let compacted = store.compact(&lease, keep.log).await?;
         let pruned = store.prune_requests().await?;

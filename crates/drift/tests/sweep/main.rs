@@ -3,6 +3,7 @@
 
 mod accepting;
 mod automatic;
+mod ending;
 mod failing;
 mod generations;
 mod hiding;

@@ -1,7 +1,7 @@
 //! Who saw which resources, without a row for each.
 //!
-//! While an inventory runs, each call that reports within it leaves the numbers that it named. When it ends as complete, they become
-//! bits, 4,096 resources a row, so that what it missed is found by going through its scope once and who saw a resource last by
+//! While an inventory runs, each call that reports within it leaves the numbers that it named. When it is to end as complete, they
+//! become bits, 4,096 resources a row, so that what it missed is found by going through its scope once and who saw a resource last by
 //! reading one row. An inventory of 100,000 resources in which nothing is new writes a few hundred rows in all.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -36,8 +36,11 @@ statements! {
     PAGES_WITH = "drift_seen_pages_with" => [
         "SELECT write_id, keys FROM drift_seen WHERE inventory = $1 AND last_key >= $2 AND first_key <= $3"
     ];
-    /// Drops that.
-    DROP = "drift_seen_drop" => ["DELETE FROM drift_seen WHERE inventory = $1"];
+    /// Drops some of that.
+    DROP = "drift_seen_drop" => [
+        "DELETE FROM drift_seen WHERE inventory = $1 AND write_id IN \
+         (SELECT write_id FROM drift_seen WHERE inventory = $1 ORDER BY write_id LIMIT $2)"
+    ];
     /// Keeps the bits of a block.
     PUT = "drift_seen_block_put" => [
         "INSERT INTO drift_seen_block (inventory, block, bits) VALUES ($1, $2, $3) \
@@ -198,6 +201,16 @@ pub(super) async fn collect(tx: &mut Tx, inventory: i64) -> Result<KeySet, Error
     }
 }
 
+/// The same, of one whose calls have become bits.
+pub(super) async fn kept(db: &Db, inventory: i64) -> Result<KeySet, Error> {
+    let blocks = db.read(&BLOCKS).bind(inventory).bind(i64::MIN);
+    let blocks: Vec<BlockRow> = blocks.bind(i64::MAX).all().await?;
+    let blocks = blocks.into_iter().map(|row| (row.block, row.bits));
+    Ok(KeySet {
+        blocks: blocks.collect(),
+    })
+}
+
 /// Which of these ascending numbers an inventory that runs or is complete has seen.
 pub(super) async fn seen_of(tx: &mut Tx, inventory: i64, keys: &[i64]) -> Result<KeySet, Error> {
     let mut set = KeySet::default();
@@ -218,18 +231,20 @@ pub(super) async fn seen_of(tx: &mut Tx, inventory: i64, keys: &[i64]) -> Result
     Ok(set)
 }
 
-/// Drops what the calls of an inventory reported, or keeps it as bits.
-pub(super) async fn settle(
-    tx: &mut Tx,
-    inventory: i64,
-    seen: Option<&KeySet>,
-) -> Result<(), Error> {
-    tx.statement(&DROP).bind(inventory).execute().await?;
-    for (block, bits) in seen.into_iter().flat_map(|seen| &seen.blocks) {
+/// Keeps what an inventory saw as bits.
+pub(super) async fn keep(tx: &mut Tx, inventory: i64, seen: &KeySet) -> Result<(), Error> {
+    for (block, bits) in &seen.blocks {
         let put = tx.statement(&PUT).bind(inventory).bind(*block);
         put.bind(bits.clone()).execute().await?;
     }
     Ok(())
+}
+
+/// Drops what some calls of an inventory reported. Returns how many.
+pub(super) async fn drop_calls(tx: &mut Tx, inventory: i64, most: usize) -> Result<usize, Error> {
+    let dropped = tx.statement(&DROP).bind(inventory);
+    let dropped = dropped.bind(super::count(most)).execute().await?;
+    Ok(usize::try_from(dropped).unwrap_or(usize::MAX))
 }
 
 /// Drops the bits of an inventory.

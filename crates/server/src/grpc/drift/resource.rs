@@ -214,7 +214,7 @@ impl ResourceService for DriftEdge {
                 }
                 row
             }
-            InventoryEnded::Before(row) if (row.state == "complete") == end.complete => row,
+            InventoryEnded::Before(row) if row.ended_complete() == Some(end.complete) => row,
             InventoryEnded::Before(_) => return Err(inventory_ended(&request.id).into_status()),
             InventoryEnded::Unknown => {
                 return Err(inventory_not_found(&request.id).into_status());

@@ -12,17 +12,23 @@ use super::{
         event::{self, NewEvent},
         json, resource, seen,
     },
-    InventoryRow, KeyOnlyRow,
+    InventoryRow,
+    end::PIECE,
 };
 use crate::{
-    Change, Engine, Error,
+    Change, Engine, Error, Store,
     engine::{Tx, statements},
+    log,
 };
 
 /// Resources of a scope looked at in one statement.
 const PAGE: i64 = 5_000;
 
 statements! {
+    /// Keeps an inventory from being ended by somebody else before the transaction does.
+    HOLD = "drift_inventory_hold" => [
+        "SELECT key FROM drift_inventory WHERE key = $1 AND ending = 'complete'" for_share
+    ];
     /// Resources of a provider, of one type or of all, in order of their names.
     SCOPE = "drift_inventory_scope" => [
         "SELECT key, type AS kind, id FROM drift_resource WHERE provider = $1 AND (type, id) > ($2, $3) AND ($4 = '' OR type = $4) \
@@ -76,6 +82,11 @@ statements! {
              WHERE drift_live.observed_us < $2 AND $3 IS NULL RETURNING key, version"
         }
     ];
+}
+
+#[derive(FromRow)]
+struct KeyRow {
+    key: i64,
 }
 
 #[derive(FromRow)]
@@ -140,23 +151,17 @@ impl StandingRow {
     }
 }
 
-/// Counts a miss for everything in the scope that was not seen. Returns how many were not, and what to announce.
-pub(super) async fn miss(
-    tx: &mut Tx,
-    inventory: &InventoryRow,
-    end_us: i64,
-    seen: &seen::KeySet,
-) -> Result<(i64, Vec<Change>), Error> {
-    let mut types = inventory.type_list();
-    if types.is_empty() {
-        types.push(String::new());
-    }
-    let (mut missed, mut changes) = (0, Vec::new());
-    for kind in types {
+/// Counts a miss for everything in the scope that was not seen, a piece at a time. Returns how many were not; `None` if somebody else
+/// has ended the inventory meanwhile.
+pub(super) async fn miss(store: &Store, inventory: &InventoryRow) -> Result<Option<i64>, Error> {
+    let seen = seen::kept(store.db(), inventory.key).await?;
+    let mut missed = 0;
+    for kind in inventory.scopes() {
         let mut after = (kind.clone(), String::new());
         loop {
-            let rows: Vec<ScopeRow> = tx
-                .statement(&SCOPE)
+            let rows: Vec<ScopeRow> = store
+                .db()
+                .read(&SCOPE)
                 .bind(&inventory.provider)
                 .bind(&after.0)
                 .bind(&after.1)
@@ -165,49 +170,75 @@ pub(super) async fn miss(
                 .all()
                 .await?;
             let unseen = rows.iter().filter(|row| !seen.contains(row.key));
-            let unseen: Vec<i64> = unseen.map(|row| row.key).collect();
+            let mut unseen: Vec<i64> = unseen.map(|row| row.key).collect();
+            unseen.sort_unstable();
             let Some(last) = rows.into_iter().next_back() else {
                 break;
             };
             after = (last.kind, last.id);
-            if !unseen.is_empty() {
-                missed += miss_some(tx, inventory, end_us, &unseen, &mut changes).await?;
+            for piece in unseen.chunks(PIECE) {
+                match miss_piece(store, inventory, piece).await? {
+                    Some(count) => missed += count,
+                    None => return Ok(None),
+                }
             }
         }
     }
-    Ok((missed, changes))
+    Ok(Some(missed))
 }
 
-/// What later inventories saw of these: as it was known, so that nothing of it is in the resources' rows.
+/// What other inventories saw of these: as it was known, so that nothing of it is in the resources' rows.
 async fn seen_since(
     tx: &mut Tx,
     inventory: &InventoryRow,
     unseen: &[i64],
 ) -> Result<Vec<seen::KeySet>, Error> {
     let later = tx.statement(&LATER).bind(&inventory.provider);
-    let later: Vec<KeyOnlyRow> = later.bind(inventory.start_us).all().await?;
-    let mut keys = unseen.to_vec();
-    keys.sort_unstable();
+    let later: Vec<KeyRow> = later.bind(inventory.start_us).all().await?;
     let mut sets = Vec::new();
     for look in later {
-        sets.push(seen::seen_of(tx, look.key, &keys).await?);
+        sets.push(seen::seen_of(tx, look.key, unseen).await?);
     }
     Ok(sets)
 }
 
-async fn miss_some(
+/// Counts what is missed of some resources, by their ascending numbers, as one transaction.
+async fn miss_piece(
+    store: &Store,
+    inventory: &InventoryRow,
+    unseen: &[i64],
+) -> Result<Option<i64>, Error> {
+    let mut tx = store.db().begin().await?;
+    let held: Option<KeyRow> = tx.statement(&HOLD).bind(inventory.key).optional().await?;
+    if held.is_none() {
+        tx.rollback().await?;
+        return Ok(None);
+    }
+    let (missed, changes) = count_misses(&mut tx, inventory, unseen).await?;
+    if changes.is_empty() {
+        tx.rollback().await?;
+    } else {
+        log::append_one(&mut tx, &changes).await?;
+        tx.commit().await?;
+    }
+    Ok(Some(missed))
+}
+
+/// Returns how many are missed, and what to announce.
+async fn count_misses(
     tx: &mut Tx,
     inventory: &InventoryRow,
-    end_us: i64,
     unseen: &[i64],
-    changes: &mut Vec<Change>,
-) -> Result<i64, Error> {
+) -> Result<(i64, Vec<Change>), Error> {
+    let mut changes = Vec::new();
     let standing = match tx.engine() {
         Engine::Postgres => tx.statement(&STANDING).bind_column(unseen.to_vec()),
         Engine::Sqlite => tx.statement(&STANDING).bind(json(unseen)?),
     };
     let standing: Vec<StandingRow> = standing.all().await?;
-    let known = |row: &&StandingRow| row.recorded || row.live_version > 0 && row.misses < 2;
+    // Those that this inventory has found to be gone, before it was interrupted, are counted again.
+    let anew = |row: &StandingRow| row.misses < 2 || row.missed_us == inventory.start_us;
+    let known = |row: &&StandingRow| row.recorded || row.live_version > 0 && anew(row);
     let missed = count(standing.iter().filter(known).count());
     let seen_since = seen_since(tx, inventory, unseen).await?;
     let misses: Vec<Miss> = standing
@@ -222,7 +253,7 @@ async fn miss_some(
         })
         .collect();
     if misses.is_empty() {
-        return Ok(missed);
+        return Ok((missed, changes));
     }
     let counted = match tx.engine() {
         Engine::Postgres => {
@@ -232,7 +263,7 @@ async fn miss_some(
                 .bind(inventory.start_us)
                 .bind_column::<i64>(counts)
                 .bind(inventory.key)
-                .bind(end_us)
+                .bind(inventory.ending_us)
         }
         Engine::Sqlite => tx
             .statement(&MISS)
@@ -240,7 +271,7 @@ async fn miss_some(
             .bind(inventory.start_us)
             .bind(None::<i64>)
             .bind(inventory.key)
-            .bind(end_us),
+            .bind(inventory.ending_us),
     };
     let counted: Vec<MissedRow> = counted.all().await?;
     let versions: HashMap<i64, i64> = counted.iter().map(|row| (row.key, row.version)).collect();
@@ -267,5 +298,5 @@ async fn miss_some(
     }
     due::mark(tx, &missing).await?;
     event::add(tx, &events).await?;
-    Ok(missed)
+    Ok((missed, changes))
 }

@@ -81,7 +81,7 @@ impl<'a> Batch<'a> {
                 continue;
             };
             match inventories.get(id) {
-                Some(Some(inventory)) if inventory.state == "running" => {
+                Some(Some(inventory)) if inventory.is_open => {
                     let types: Vec<String> = serde_json::from_str(&inventory.types)
                         .map_err(|_| Error::Corrupt("drift_inventory.types"))?;
                     batch

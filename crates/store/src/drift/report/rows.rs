@@ -12,7 +12,8 @@ use crate::{
 statements! {
     /// An inventory that does not end before the transaction does.
     INVENTORY = "drift_report_inventory" => [
-        "SELECT i.key, i.provider, i.types, i.state, i.start_us FROM drift_inventory i WHERE i.id = $1" for_share
+        "SELECT i.key, i.provider, i.types, i.state = 'running' AND i.ending = '' AS is_open, i.start_us \
+         FROM drift_inventory i WHERE i.id = $1" for_share
     ];
     /// What is known of each.
     READ = "drift_report_read" => [
@@ -89,7 +90,7 @@ pub(super) struct InventoryRow {
     pub(super) key: i64,
     pub(super) provider: String,
     pub(super) types: String,
-    pub(super) state: String,
+    pub(super) is_open: bool,
     pub(super) start_us: i64,
 }
 
