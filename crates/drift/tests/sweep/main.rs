@@ -8,6 +8,7 @@ mod failing;
 mod generations;
 mod hiding;
 mod inventories;
+mod locking;
 mod missing;
 mod model;
 mod pruning;

@@ -34,10 +34,10 @@ statements! {
         "SELECT key FROM drift_resource WHERE key > $1 AND ($2 = '' OR provider = $2) AND ($3 = '' OR type = $3) \
          ORDER BY key LIMIT $4"
     ];
-    /// The next resources after a number that have open drifts.
+    /// The next resources after a number that have open drifts, of either of two providers or of all.
     DRIFTED = "drift_due_drifted" => [
         "SELECT DISTINCT o.key FROM drift o JOIN drift_resource r ON r.key = o.key WHERE o.state = 'open' AND o.key > $1 \
-         AND ($2 = '' OR r.provider = $2) AND ($3 = '' OR r.type = $3) ORDER BY o.key LIMIT $4"
+         AND ($2 = '' OR r.provider = $2 OR r.provider = $3) ORDER BY o.key LIMIT $4"
     ];
     /// How many are due.
     COUNT = "drift_due_count" => [
@@ -85,10 +85,12 @@ pub(super) async fn mark(tx: &mut Tx, due: &[Due]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Makes resources due that have open drifts, of one provider or of all. It is all that a change of policies can concern.
-pub(super) async fn mark_drifted(tx: &mut Tx, provider: &str) -> Result<(), Error> {
+/// Makes resources due that have open drifts, of either of two providers; the empty text stands for all. It is all that a change of
+/// policies can concern.
+pub(super) async fn mark_drifted(tx: &mut Tx, (one, other): (&str, &str)) -> Result<(), Error> {
+    let (one, other) = (one.min(other), one.max(other));
     let mut after = 0;
-    while let Some((last, _)) = mark_next(tx, &DRIFTED, after, provider, "").await? {
+    while let Some((last, _)) = mark_next(tx, &DRIFTED, after, one, other).await? {
         after = last;
     }
     Ok(())
@@ -99,11 +101,11 @@ async fn mark_next(
     tx: &mut Tx,
     select: &'static Sql,
     after: i64,
-    provider: &str,
-    kind: &str,
+    one: &str,
+    other: &str,
 ) -> Result<Option<(i64, u64)>, Error> {
-    let selected = tx.statement(select).bind(after).bind(provider);
-    let rows: Vec<KeyRow> = selected.bind(kind).bind(BATCH).all().await?;
+    let selected = tx.statement(select).bind(after).bind(one);
+    let rows: Vec<KeyRow> = selected.bind(other).bind(BATCH).all().await?;
     let due: Vec<Due> = rows.iter().map(|row| Due::now(row.key)).collect();
     mark(tx, &due).await?;
     Ok(due.last().map(|last| (last.key, due.len() as u64)))

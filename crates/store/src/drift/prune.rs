@@ -19,20 +19,25 @@ statements! {
     /// Closed drifts that are older than an age.
     DRIFTS = "drift_prune_drifts" => [
         "DELETE FROM drift WHERE id IN (SELECT id FROM drift WHERE resolved_us < (SELECT " now ") - $1 \
-         ORDER BY resolved_us LIMIT $2)"
+         ORDER BY resolved_us LIMIT $2" for_update ")"
     ];
     /// Events that are older than an age; the first ones are the oldest.
     EVENTS = "drift_prune_events" => [
-        "DELETE FROM drift_event WHERE seq IN (SELECT seq FROM (SELECT seq, time_us FROM drift_event ORDER BY seq LIMIT $2) AS first \
-         WHERE time_us < (SELECT " now ") - $1)"
+        "DELETE FROM drift_event WHERE seq IN (SELECT seq FROM (SELECT seq, time_us FROM drift_event ORDER BY seq LIMIT $2" for_update
+        ") AS first WHERE time_us < (SELECT " now ") - $1)"
     ];
     /// The oldest ended inventory beyond a number.
     INVENTORY = "drift_prune_inventory" => [
         "SELECT i.key, i.state FROM drift_inventory i WHERE i.state <> 'running' \
          AND NOT EXISTS (SELECT 1 FROM drift_seen_block b WHERE b.inventory = i.key) ORDER BY i.id DESC LIMIT $2 OFFSET $1"
     ];
+    /// Keeps one from being looked at before it is forgotten.
+    LOCK_INVENTORY = "drift_prune_lock_inventory" => ["SELECT key FROM drift_inventory WHERE key = $1" for_update];
     /// Observations of one that failed stay what they are: not to be compared.
-    UNREADABLE = "drift_prune_unreadable" => ["UPDATE drift_live SET inventory = -1 WHERE inventory = $1"];
+    UNREADABLE = "drift_prune_unreadable" => [
+        "UPDATE drift_live SET inventory = -1 WHERE key IN \
+         (SELECT l.key FROM drift_live l WHERE l.inventory = $1 ORDER BY l.key" for_update ")"
+    ];
     /// Forgets one.
     FORGET = "drift_prune_forget" => ["DELETE FROM drift_inventory WHERE key = $1"];
     /// The end of the next piece of all resources.
@@ -75,8 +80,8 @@ statements! {
     ];
     /// Takes away of a piece what is to be compared and is not there: it was forgotten while somebody made everything due.
     DROP_DUE = "drift_prune_due" => [
-        "DELETE FROM drift_due WHERE key > $1 AND key <= $2 \
-         AND NOT EXISTS (SELECT 1 FROM drift_resource r WHERE r.key = drift_due.key)"
+        "DELETE FROM drift_due WHERE key IN (SELECT d.key FROM drift_due d WHERE d.key > $1 AND d.key <= $2 \
+         AND NOT EXISTS (SELECT 1 FROM drift_resource r WHERE r.key = d.key) ORDER BY d.key" for_update ")"
     ];
 }
 
@@ -135,6 +140,8 @@ impl Store {
         let old: Vec<InventoryRow> = old.bind(10_i64).all().await?;
         for inventory in old {
             let mut tx = self.db().begin().await?;
+            let lock = tx.statement(&LOCK_INVENTORY).bind(inventory.key);
+            let _: Option<KeyRow> = lock.optional().await?;
             if inventory.state == "failed" {
                 let kept = tx.statement(&UNREADABLE).bind(inventory.key);
                 kept.execute().await?;

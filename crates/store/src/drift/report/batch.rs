@@ -155,45 +155,48 @@ impl<'a> Batch<'a> {
         self.drop_losers();
         let looks = self.looks(tx).await?;
         self.drop_overtaken(tx, &looks).await?;
-        let (mut writes, mut touches, mut due) = (Vec::new(), Vec::new(), Vec::new());
-        let mut held = Vec::new();
+        let (mut writes, mut due, mut held) = (Vec::new(), Vec::new(), Vec::new());
         for (ord, item) in self.items.iter_mut().enumerate() {
             let (None, Some(row)) = (item.outcome, known.get(&ord)) else {
                 continue;
             };
             let of = looks.get(&item.observed.name.provider);
             let decision = decide(item, row, of.map_or(&[], Vec::as_slice));
-            let misses = if item.observed.gone { 2 } else { 0 };
-            if matches!(decision, Decision::Write(_)) && row.is_forgettable() {
+            let (outcome, version) = match decision {
+                Decision::Nothing(outcome) => {
+                    item.outcome = Some(outcome);
+                    continue;
+                }
+                Decision::Touch { is_due } => {
+                    due.extend(is_due.then(|| Due::now(row.key)));
+                    (ReportOutcome::Unchanged, 0)
+                }
+                Decision::Write(outcome) => (outcome, 1),
+            };
+            item.outcome = Some(outcome);
+            if row.is_forgettable() {
                 held.push(row.key);
             }
-            let write = Write {
+            let observed = item.observed;
+            writes.push(Write {
                 key: row.key,
+                version,
                 observed_us: item.observed_us,
                 inventory: item.inventory,
-                misses,
-                transition: &item.observed.transition,
-                digest: &item.observed.digest,
-                attributes: &item.observed.attributes,
-            };
-            match decision {
-                Decision::Nothing(outcome) => item.outcome = Some(outcome),
-                Decision::Touch { is_due } => {
-                    item.outcome = Some(ReportOutcome::Unchanged);
-                    due.extend(is_due.then(|| Due::now(row.key)));
-                    touches.push(write);
-                }
-                Decision::Write(outcome) => {
-                    item.outcome = Some(outcome);
-                    writes.push(write);
-                }
-            }
+                misses: if observed.gone { 2 } else { 0 },
+                transition: &observed.transition,
+                digest: &observed.digest,
+                attributes: if version == 0 {
+                    ""
+                } else {
+                    &observed.attributes
+                },
+            });
         }
-        if writes.is_empty() && touches.is_empty() {
+        if writes.is_empty() {
             return Ok(false);
         }
         writes.sort_unstable_by_key(|write| write.key);
-        touches.sort_unstable_by_key(|touch| touch.key);
         held.sort_unstable();
         rows::hold(tx, held).await?;
         let written = rows::write(tx, &writes).await?;
@@ -201,8 +204,9 @@ impl<'a> Batch<'a> {
             .into_iter()
             .map(|row| (row.key, row.version))
             .collect();
-        rows::touch(tx, &touches).await?;
-        due.extend(self.versions.keys().copied().map(Due::now));
+        let news = writes.iter().filter(|write| write.version > 0);
+        let news = news.filter(|write| self.versions.contains_key(&write.key));
+        due.extend(news.map(|write| Due::now(write.key)));
         due.sort_unstable();
         due::mark(tx, &due).await?;
         // What was overtaken between the reading and the writing.

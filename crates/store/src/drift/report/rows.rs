@@ -9,6 +9,20 @@ use crate::{
     engine::{Tx, statements},
 };
 
+/// What becomes of a row that is there.
+macro_rules! overwrite {
+    () => {
+        "ON CONFLICT (key) DO UPDATE SET version = drift_live.version + excluded.version, observed_us = excluded.observed_us, \
+             inventory = excluded.inventory, misses = excluded.misses, \
+             missed_us = CASE WHEN excluded.version = 0 THEN drift_live.missed_us ELSE 0 END, \
+             transition = CASE WHEN excluded.version = 0 THEN drift_live.transition ELSE excluded.transition END, \
+             digest = CASE WHEN excluded.version = 0 THEN drift_live.digest ELSE excluded.digest END, \
+             attributes = CASE WHEN excluded.version = 0 THEN drift_live.attributes ELSE excluded.attributes END \
+         WHERE drift_live.observed_us <= excluded.observed_us AND (excluded.version = 1 OR drift_live.misses = excluded.misses) \
+         RETURNING key, version"
+    };
+}
+
 statements! {
     /// An inventory that does not end before the transaction does.
     INVENTORY = "drift_report_inventory" => [
@@ -49,38 +63,21 @@ statements! {
     HOLD = "drift_report_hold" => [
         postgres { "SELECT key FROM drift_resource WHERE key = ANY ($1::bigint[]) ORDER BY key FOR KEY SHARE" }
     ];
-    /// Writes what is new, unless something newer was written meanwhile.
+    /// Writes what is new, unless something newer was written meanwhile, and moves the time of what is as it was, unless it is missed
+    /// meanwhile. Both at once, so that rows are locked in the order of their numbers; those that only move have version 0.
     WRITE = "drift_report_write" => [
         postgres {
             "INSERT INTO drift_live (key, version, observed_us, inventory, misses, missed_us, transition, digest, attributes) \
-             SELECT e.key, 1, e.observed_us, e.inventory, e.misses, 0, e.transition, e.digest, e.attributes \
-             FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::text[]) \
-                 AS e(key, observed_us, inventory, misses, transition, digest, attributes) ORDER BY e.key \
-             ON CONFLICT (key) DO UPDATE SET version = drift_live.version + 1, observed_us = excluded.observed_us, \
-                 inventory = excluded.inventory, misses = excluded.misses, missed_us = 0, \
-                 transition = excluded.transition, digest = excluded.digest, attributes = excluded.attributes \
-             WHERE drift_live.observed_us <= excluded.observed_us RETURNING key, version"
+             SELECT e.key, e.version, e.observed_us, e.inventory, e.misses, 0, e.transition, e.digest, e.attributes \
+             FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[], $7::text[], $8::text[]) \
+                 AS e(key, version, observed_us, inventory, misses, transition, digest, attributes) ORDER BY e.key "
+            (overwrite!())
         }
         sqlite {
             "INSERT INTO drift_live (key, version, observed_us, inventory, misses, missed_us, transition, digest, attributes) \
-             SELECT e.value ->> 'key', 1, e.value ->> 'observed_us', e.value ->> 'inventory', e.value ->> 'misses', 0, \
-                    e.value ->> 'transition', e.value ->> 'digest', e.value ->> 'attributes' FROM json_each($1) e WHERE true \
-             ON CONFLICT (key) DO UPDATE SET version = drift_live.version + 1, observed_us = excluded.observed_us, \
-                 inventory = excluded.inventory, misses = excluded.misses, missed_us = 0, \
-                 transition = excluded.transition, digest = excluded.digest, attributes = excluded.attributes \
-             WHERE drift_live.observed_us <= excluded.observed_us RETURNING key, version"
-        }
-    ];
-    /// Moves the time of what is as it was.
-    TOUCH = "drift_report_touch" => [
-        postgres {
-            "UPDATE drift_live l SET observed_us = e.observed_us, inventory = e.inventory \
-             FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS e(key, observed_us, inventory) \
-             WHERE l.key = e.key AND l.key = ANY ($1::bigint[]) AND l.observed_us <= e.observed_us"
-        }
-        sqlite {
-            "UPDATE drift_live SET observed_us = e.value ->> 'observed_us', inventory = e.value ->> 'inventory' \
-             FROM json_each($1) e WHERE drift_live.key = e.value ->> 'key' AND drift_live.observed_us <= e.value ->> 'observed_us'"
+             SELECT e.value ->> 'key', e.value ->> 'version', e.value ->> 'observed_us', e.value ->> 'inventory', e.value ->> 'misses', 0, \
+                    e.value ->> 'transition', e.value ->> 'digest', e.value ->> 'attributes' FROM json_each($1) e WHERE true "
+            (overwrite!())
         }
     ];
 }
@@ -147,6 +144,8 @@ pub(super) struct LookRow {
 #[derive(Serialize)]
 pub(super) struct Write<'a> {
     pub(super) key: i64,
+    /// 1 for what is new, 0 for what is as it was.
+    pub(super) version: i64,
     pub(super) observed_us: i64,
     pub(super) inventory: i64,
     pub(super) misses: i64,
@@ -208,7 +207,10 @@ pub(super) async fn hold(tx: &mut Tx, keys: Vec<i64>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Writes what is new, in the order of the numbers, and returns what was not overtaken.
+/// Writes, in the order of the numbers, and returns what was not overtaken.
+///
+/// # Errors
+/// [`Error::Contended`] if what is as it was is not any more.
 pub(super) async fn write(tx: &mut Tx, writes: &[Write<'_>]) -> Result<Vec<WrittenRow>, Error> {
     if writes.is_empty() {
         return Ok(Vec::new());
@@ -217,6 +219,7 @@ pub(super) async fn write(tx: &mut Tx, writes: &[Write<'_>]) -> Result<Vec<Writt
         Engine::Postgres => tx
             .statement(&WRITE)
             .bind_column::<i64>(writes.iter().map(|write| write.key).collect())
+            .bind_column::<i64>(writes.iter().map(|write| write.version).collect())
             .bind_column::<i64>(writes.iter().map(|write| write.observed_us).collect())
             .bind_column::<i64>(writes.iter().map(|write| write.inventory).collect())
             .bind_column::<i64>(writes.iter().map(|write| write.misses).collect())
@@ -225,22 +228,11 @@ pub(super) async fn write(tx: &mut Tx, writes: &[Write<'_>]) -> Result<Vec<Writt
             .bind_column::<&str>(writes.iter().map(|write| write.attributes).collect()),
         Engine::Sqlite => tx.statement(&WRITE).bind(json(writes)?),
     };
-    written.all().await
-}
-
-/// Moves the times of what is as it was.
-pub(super) async fn touch(tx: &mut Tx, touches: &[Write<'_>]) -> Result<(), Error> {
-    if touches.is_empty() {
-        return Ok(());
+    let written: Vec<WrittenRow> = written.all().await?;
+    let is_written = |key: i64| written.iter().any(|row| row.key == key);
+    let mut touches = writes.iter().filter(|write| write.version == 0);
+    if written.len() < writes.len() && !touches.all(|touch| is_written(touch.key)) {
+        return Err(Error::overtaken(WRITE.name));
     }
-    let touched = match tx.engine() {
-        Engine::Postgres => tx
-            .statement(&TOUCH)
-            .bind_column::<i64>(touches.iter().map(|touch| touch.key).collect())
-            .bind_column::<i64>(touches.iter().map(|touch| touch.observed_us).collect())
-            .bind_column::<i64>(touches.iter().map(|touch| touch.inventory).collect()),
-        Engine::Sqlite => tx.statement(&TOUCH).bind(json(touches)?),
-    };
-    touched.execute().await?;
-    Ok(())
+    Ok(written)
 }
