@@ -17,3 +17,18 @@ CREATE INDEX drift_inventory_running ON drift_inventory (provider, start_us) WHE
 ALTER TABLE drift_inventory ADD COLUMN ending TEXT NOT NULL DEFAULT '';
 ALTER TABLE drift_inventory ADD COLUMN ending_us INTEGER;
 CREATE INDEX drift_inventory_ending ON drift_inventory (key) WHERE ending <> '';
+
+-- What is told of an inventory's reports only once it is complete, and what has to be done when it fails: `wrote` are the resources whose
+-- rows a call has written, so that they name the inventory, and `news` those of them that may have come or gone. A failed one keeps
+-- its calls until it is forgotten.
+ALTER TABLE drift_seen ADD COLUMN wrote BLOB NOT NULL DEFAULT x'';
+ALTER TABLE drift_seen ADD COLUMN news BLOB NOT NULL DEFAULT x'';
+-- Nothing is known of what was written before; it is not compared until somebody looks again.
+UPDATE drift_live SET inventory = -1 WHERE inventory IN (SELECT key FROM drift_inventory WHERE state <> 'complete');
+
+-- What was last told of each resource: that it is there, or that it is gone. Nothing was told of the others.
+CREATE TABLE drift_told (
+    key INTEGER PRIMARY KEY,
+    is_there INTEGER NOT NULL
+) STRICT;
+INSERT INTO drift_told (key, is_there) SELECT key, misses < 2 FROM drift_live WHERE misses = 2 OR attributes <> '';

@@ -4,8 +4,8 @@
 //! that a decision is written only if nothing that it rests on has changed since: a finished comparison names the generation that
 //! it read, an acceptance locks the resource, what is there, and the drift, in that order.
 //!
-//! Locks are taken in one order, so that nobody waits in a circle: lease, gate or inventory; resource; live; drift; verdict; due; the
-//! sweep's row; the log last. Rows of one table are taken by their numbers, in one statement: of two that each go by the numbers the
+//! Locks are taken in one order, so that nobody waits in a circle: lease, gate or inventory; resource; live; drift; verdict; due; what was
+//! told; the sweep's row; the log last. Rows of one table are taken by their numbers, in one statement: of two that each go by the numbers the
 //! second begins again at the lowest. Rows that may not be there yet are no exception: to insert one is to lock its number.
 //!
 //! Resources have numbers (`key`), which are this database's own and never leave the process.
@@ -27,6 +27,7 @@ mod resource;
 mod row;
 mod seen;
 mod sweep;
+mod told;
 
 use serde::{Deserialize, Serialize};
 
@@ -116,6 +117,7 @@ pub(crate) fn statements() -> Vec<&'static crate::engine::Sql> {
         row::STATEMENTS,
         seen::STATEMENTS,
         sweep::STATEMENTS,
+        told::STATEMENTS,
     ]
     .concat()
 }

@@ -16,3 +16,4 @@ mod quiet;
 mod replicas;
 mod scene;
 mod secrets;
+mod telling;

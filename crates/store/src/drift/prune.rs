@@ -1,6 +1,6 @@
 //! Forgetting history, in short batches.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use sqlx::FromRow;
 
@@ -14,6 +14,9 @@ use crate::{
 
 /// Rows deleted in one transaction.
 const BATCH: i64 = 1_000;
+
+/// Calls of a failed inventory looked at in one transaction; each wrote a thousand rows at most.
+const CALLS: i64 = 4;
 
 statements! {
     /// Closed drifts that are older than an age.
@@ -35,8 +38,11 @@ statements! {
     LOCK_INVENTORY = "drift_prune_lock_inventory" => ["SELECT key FROM drift_inventory WHERE key = $1" for_update];
     /// Observations of one that failed stay what they are: not to be compared.
     UNREADABLE = "drift_prune_unreadable" => [
-        "UPDATE drift_live SET inventory = -1 WHERE key IN \
-         (SELECT l.key FROM drift_live l WHERE l.inventory = $1 ORDER BY l.key" for_update ")"
+        postgres {
+            "UPDATE drift_live SET inventory = -1 WHERE key = ANY (ARRAY(\
+             SELECT l.key FROM drift_live l WHERE l.key = ANY ($1::bigint[]) AND l.inventory = $2 ORDER BY l.key FOR UPDATE))"
+        }
+        sqlite { "UPDATE drift_live SET inventory = -1 WHERE key IN (SELECT value FROM json_each($1)) AND inventory = $2" }
     ];
     /// Forgets one.
     FORGET = "drift_prune_forget" => ["DELETE FROM drift_inventory WHERE key = $1"];
@@ -67,6 +73,11 @@ statements! {
     DROP_LIVE = "drift_prune_live" => [
         postgres { "DELETE FROM drift_live WHERE key = ANY ($1::bigint[])" }
         sqlite { "DELETE FROM drift_live WHERE key IN (SELECT value FROM json_each($1))" }
+    ];
+    /// Forgets what was told of some.
+    DROP_TOLD = "drift_prune_told" => [
+        postgres { "DELETE FROM drift_told WHERE key = ANY ($1::bigint[])" }
+        sqlite { "DELETE FROM drift_told WHERE key IN (SELECT value FROM json_each($1))" }
     ];
     /// Forgets what was said of some.
     DROP_VERDICT = "drift_prune_verdict" => [
@@ -139,18 +150,36 @@ impl Store {
         let old = self.db().read(&INVENTORY).bind(keep.inventories);
         let old: Vec<InventoryRow> = old.bind(10_i64).all().await?;
         for inventory in old {
-            let mut tx = self.db().begin().await?;
-            let lock = tx.statement(&LOCK_INVENTORY).bind(inventory.key);
-            let _: Option<KeyRow> = lock.optional().await?;
-            if inventory.state == "failed" {
-                let kept = tx.statement(&UNREADABLE).bind(inventory.key);
-                kept.execute().await?;
-            }
-            seen::drop_blocks(&mut tx, inventory.key).await?;
-            pruned += tx.statement(&FORGET).bind(inventory.key).execute().await?;
-            tx.commit().await?;
+            pruned += self.forget_inventory(&inventory).await?;
         }
         Ok(pruned + self.prune_resources().await?)
+    }
+
+    /// Forgets an inventory, or some of the calls of a failed one that wrote anything. Returns how many rows.
+    async fn forget_inventory(&self, inventory: &InventoryRow) -> Result<u64, Error> {
+        let calls = match inventory.state.as_str() {
+            "failed" => seen::wrote(self.db(), inventory.key, CALLS).await?,
+            _ => Vec::new(),
+        };
+        let mut tx = self.db().begin().await?;
+        let lock = tx.statement(&LOCK_INVENTORY).bind(inventory.key);
+        let _: Option<KeyRow> = lock.optional().await?;
+        if calls.is_empty() {
+            seen::drop_blocks(&mut tx, inventory.key).await?;
+            let forgotten = tx.statement(&FORGET).bind(inventory.key);
+            let forgotten = forgotten.execute().await?;
+            tx.commit().await?;
+            return Ok(forgotten);
+        }
+        let wrote: BTreeSet<i64> = calls.iter().flat_map(|(_, wrote)| wrote).copied().collect();
+        let wrote: Vec<i64> = wrote.into_iter().collect();
+        let unreadable = about(&mut tx, &UNREADABLE, &wrote)?.bind(inventory.key);
+        unreadable.execute().await?;
+        for (write_id, _) in &calls {
+            seen::drop_call(&mut tx, inventory.key, write_id).await?;
+        }
+        tx.commit().await?;
+        Ok(calls.len() as u64)
     }
 
     /// Forgets the resources of the next piece that nobody needs. Each call looks at one piece, so that a call costs the same
@@ -191,7 +220,7 @@ impl Store {
         let mut still: Vec<NobodysRow> = still.all().await?;
         still.retain(|row| locked.iter().any(|locked| locked.key == row.key));
         let keys: Vec<i64> = still.iter().map(|row| row.key).collect();
-        for sql in [&DROP_LIVE, &DROP_VERDICT, &DROP] {
+        for sql in [&DROP_LIVE, &DROP_VERDICT, &DROP_TOLD, &DROP] {
             about(&mut tx, sql, &keys)?.execute().await?;
         }
         // Of a mere number nobody ever heard.

@@ -12,13 +12,15 @@ use sqlx::FromRow;
 use super::{
     super::{
         clock::tick,
+        count,
         due::{self, Due},
-        seen,
+        json, seen,
+        told::{self, Told},
     },
     GET, InventoryEnd, InventoryEnded, InventoryRow, missing, types_of,
 };
 use crate::{
-    Error, Store,
+    Engine, Error, Store,
     engine::{Tx, statements},
 };
 
@@ -30,8 +32,8 @@ statements! {
     LOCK = "drift_inventory_lock" => ["SELECT key FROM drift_inventory WHERE id = $1" for_update];
     /// Says how one is to end.
     ENDING = "drift_inventory_ending" => [
-        "UPDATE drift_inventory SET state = $2, ending = $3, ending_us = $4, error = $5, reported = $6, changed = $7, \
-         end_us = CASE WHEN $2 = 'running' THEN NULL ELSE $4 END WHERE key = $1"
+        "UPDATE drift_inventory SET state = $2, ending = $3, ending_us = CAST($4 AS BIGINT), error = $5, reported = $6, changed = $7, \
+         end_us = CASE WHEN $2 = 'running' THEN NULL ELSE CAST($4 AS BIGINT) END WHERE key = $1"
     ];
     /// Ends one as complete.
     COMPLETE = "drift_inventory_end" => [
@@ -44,6 +46,16 @@ statements! {
         "SELECT v.key FROM drift_verdict v JOIN drift_resource r ON r.key = v.key WHERE v.verdict = 'not_observed' AND v.key > $1 \
          AND r.provider = $2 AND ($3 = '' OR r.type = $3) ORDER BY v.key LIMIT $4"
     ];
+    /// Whether resources are there, of those whose rows are still this inventory's.
+    FOUND = "drift_inventory_found" => [
+        postgres {
+            "SELECT key, misses < 2 AS is_there FROM drift_live WHERE key = ANY ($1::bigint[]) AND inventory = $2 ORDER BY key FOR UPDATE"
+        }
+        sqlite {
+            "SELECT l.key, l.misses < 2 AS is_there FROM json_each($1) e CROSS JOIN drift_live l ON l.key = e.value AND l.inventory = $2 \
+             ORDER BY l.key"
+        }
+    ];
     /// Older complete inventories of a provider of which it is still known what they saw.
     REMEMBERED = "drift_inventory_remembered" => [
         "SELECT i.key, i.types FROM drift_inventory i WHERE i.provider = $1 AND i.state = 'complete' AND i.start_us < $2 \
@@ -54,6 +66,12 @@ statements! {
 #[derive(FromRow)]
 struct KeyRow {
     key: i64,
+}
+
+#[derive(FromRow)]
+struct FoundRow {
+    key: i64,
+    is_there: bool,
 }
 
 #[derive(FromRow)]
@@ -137,6 +155,7 @@ impl Store {
         };
         let mut missed = 0;
         if row.state == "running" {
+            self.tell_news(&row).await?;
             let Some(counted) = missing::miss(self, &row).await? else {
                 return Ok(None);
             };
@@ -152,7 +171,9 @@ impl Store {
                 tx.rollback().await?;
                 return Ok(None);
             }
-            if seen::drop_calls(&mut tx, row.key, PIECE).await? == PIECE {
+            // A failed one is remembered to have written what it wrote.
+            let all = row.state == "running";
+            if seen::drop_calls(&mut tx, row.key, all, PIECE).await? == PIECE {
                 tx.commit().await?;
                 continue;
             }
@@ -169,6 +190,27 @@ impl Store {
         }
     }
 
+    /// Tells which resources came and which went, as far as nothing newer is known.
+    async fn tell_news(&self, inventory: &InventoryRow) -> Result<(), Error> {
+        let news = seen::news(self.db(), inventory.key).await?;
+        let news: Vec<i64> = news.into_iter().collect();
+        for piece in news.chunks(PIECE) {
+            let mut tx = self.db().begin().await?;
+            let found = match tx.engine() {
+                Engine::Postgres => tx.statement(&FOUND).bind_column(piece.to_vec()),
+                Engine::Sqlite => tx.statement(&FOUND).bind(json(piece)?),
+            };
+            let found: Vec<FoundRow> = found.bind(inventory.key).all().await?;
+            let told = found.iter().map(|row| Told {
+                key: row.key,
+                is_there: row.is_there,
+            });
+            told::tell(&mut tx, &told.collect::<Vec<_>>()).await?;
+            tx.commit().await?;
+        }
+        Ok(())
+    }
+
     /// What nobody has looked at since it was applied is due: now there was a look, and it failed.
     async fn mark_unseen(&self, inventory: &InventoryRow) -> Result<(), Error> {
         for kind in inventory.scopes() {
@@ -176,7 +218,7 @@ impl Store {
             loop {
                 let mut tx = self.db().begin().await?;
                 let unseen = tx.statement(&UNSEEN).bind(after).bind(&inventory.provider);
-                let unseen = unseen.bind(&kind).bind(super::super::count(PIECE));
+                let unseen = unseen.bind(&kind).bind(count(PIECE));
                 let unseen: Vec<KeyRow> = unseen.all().await?;
                 let due: Vec<Due> = unseen.iter().map(|row| Due::now(row.key)).collect();
                 let Some(last) = due.last() else {

@@ -9,8 +9,8 @@ use super::{
     super::{
         ResourceName, count,
         due::{self, Due},
-        event::{self, NewEvent},
         json, resource, seen,
+        told::{self, Told},
     },
     InventoryRow,
     end::PIECE,
@@ -275,7 +275,7 @@ async fn count_misses(
     };
     let counted: Vec<MissedRow> = counted.all().await?;
     let versions: HashMap<i64, i64> = counted.iter().map(|row| (row.key, row.version)).collect();
-    let (mut events, mut missing) = (Vec::new(), Vec::new());
+    let (mut gone, mut missing) = (Vec::new(), Vec::new());
     let after: HashMap<i64, i64> = misses.iter().map(|miss| (miss.key, miss.misses)).collect();
     for row in &standing {
         let (Some(version), Some(misses)) = (versions.get(&row.key), after.get(&row.key)) else {
@@ -289,14 +289,13 @@ async fn count_misses(
         changes.push(resource::change(&name, row.writes, *version));
         missing.push(Due::now(row.key));
         if *misses == 2 {
-            events.push(NewEvent {
+            gone.push(Told {
                 key: row.key,
-                kind: "gone",
-                ..NewEvent::default()
+                is_there: false,
             });
         }
     }
     due::mark(tx, &missing).await?;
-    event::add(tx, &events).await?;
+    told::tell(tx, &gone).await?;
     Ok((missed, changes))
 }

@@ -11,9 +11,9 @@ use super::{
     super::{
         count,
         due::{self, Due},
-        event::{self, NewEvent},
         record::{Wanted, place},
         resource, seen,
+        told::{self, Told},
     },
     Observed, PendingReports, ReportOutcome, Reported,
     decide::{Decision, Look, decide},
@@ -35,6 +35,10 @@ pub(super) struct Item<'a> {
     pub(super) inventory: i64,
     key: Option<i64>,
     outcome: Option<ReportOutcome>,
+    /// The row was written, or its time moved.
+    wrote: bool,
+    /// It may have come, or gone, as far as was ever told.
+    is_news: bool,
 }
 
 /// The calls of one transaction.
@@ -77,6 +81,8 @@ impl<'a> Batch<'a> {
                     inventory: 0,
                     key: None,
                     outcome: None,
+                    wrote: false,
+                    is_news: false,
                 }));
                 continue;
             };
@@ -97,6 +103,8 @@ impl<'a> Batch<'a> {
                                 inventory: inventory.key,
                                 key: None,
                                 outcome: (!covered).then_some(ReportOutcome::OutOfScope),
+                                wrote: false,
+                                is_news: false,
                             }
                         }));
                 }
@@ -174,6 +182,7 @@ impl<'a> Batch<'a> {
                 Decision::Write(outcome) => (outcome, 1),
             };
             item.outcome = Some(outcome);
+            (item.wrote, item.is_news) = (true, row.may_be_told(!item.observed.gone));
             if row.is_forgettable() {
                 held.push(row.key);
             }
@@ -211,12 +220,9 @@ impl<'a> Batch<'a> {
         due::mark(tx, &due).await?;
         // What was overtaken between the reading and the writing.
         for item in &mut self.items {
-            let wrote = matches!(
-                item.outcome,
-                Some(ReportOutcome::First | ReportOutcome::Changed)
-            );
-            if wrote && item.key.is_none_or(|key| !self.versions.contains_key(&key)) {
+            if item.wrote && item.key.is_none_or(|key| !self.versions.contains_key(&key)) {
                 item.outcome = Some(ReportOutcome::Outdated);
+                (item.wrote, item.is_news) = (false, false);
             }
         }
         Ok(true)
@@ -286,7 +292,7 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// Leaves what each call named within its inventory. Returns whether there was anything.
+    /// Leaves what each call did within its inventory. Returns whether there was anything.
     pub(super) async fn remember(
         &self,
         tx: &mut Tx,
@@ -300,25 +306,34 @@ impl<'a> Batch<'a> {
             if inventory == 0 {
                 continue;
             }
-            let there = items.iter().filter(|item| !item.observed.gone);
-            let keys = there.filter_map(|item| item.key.filter(|_| item.is_covered()));
-            let keys: BTreeSet<i64> = keys.collect();
-            let keys: Vec<i64> = keys.into_iter().collect();
-            let changed = count(items.iter().filter(|item| item.is_new()).count());
-            seen::add(tx, inventory, &inputs[call].write_id, &keys, changed).await?;
-            any |= !keys.is_empty();
+            let keys = |which: fn(&Item<'_>) -> bool| -> Vec<i64> {
+                let keys = items.iter().filter(|item| which(item));
+                let keys: BTreeSet<i64> = keys.filter_map(|item| item.key).collect();
+                keys.into_iter().collect()
+            };
+            let did = seen::Call {
+                saw: keys(|item| !item.observed.gone && item.is_covered()),
+                wrote: keys(|item| item.wrote),
+                news: keys(|item| item.is_news),
+                changed: count(items.iter().filter(|item| item.is_new()).count()),
+            };
+            if did.saw.is_empty() && did.wrote.is_empty() {
+                continue;
+            }
+            seen::add(tx, inventory, &inputs[call].write_id, &did).await?;
+            any = true;
         }
         Ok(any)
     }
 
-    /// Adds events and revisions: one for each call that changed something.
+    /// Tells what came and what went, as far as that is certain, and adds revisions: one for each call that changed something.
     pub(super) async fn announce(
         &self,
         tx: &mut Tx,
         inputs: &[Arc<PendingReports>],
         known: &HashMap<usize, KnownRow>,
     ) -> Result<(), Error> {
-        let (mut events, mut entries) = (Vec::new(), Vec::new());
+        let mut entries = Vec::new();
         let mut changes: Vec<Vec<Change>> = inputs.iter().map(|_| Vec::new()).collect();
         for (ord, item) in self.items.iter().enumerate() {
             let (Some(row), true) = (known.get(&ord), item.is_new()) else {
@@ -326,20 +341,18 @@ impl<'a> Batch<'a> {
             };
             let version = self.versions.get(&row.key).copied().unwrap_or(0);
             changes[item.call].push(resource::change(&item.observed.name, row.writes, version));
-            let was_there =
-                row.version.is_some() && row.misses != Some(2) && row.blank != Some(true);
-            let kind = match (item.observed.gone, was_there) {
-                (true, _) => "gone",
-                (false, false) => "appeared",
-                (false, true) => continue,
-            };
-            events.push(NewEvent {
-                key: row.key,
-                kind,
-                ..NewEvent::default()
-            });
         }
-        event::add(tx, &events).await?;
+        // What an inventory found is certain when that is complete.
+        let certain = self.items.iter().filter(|item| item.inventory == 0);
+        let news = certain.filter(|item| item.is_news).filter_map(|item| {
+            Some(Told {
+                key: item.key?,
+                is_there: !item.observed.gone,
+            })
+        });
+        let mut news: Vec<Told> = news.collect();
+        news.sort_unstable();
+        told::tell(tx, &news).await?;
         for (input, changes) in inputs.iter().zip(&changes) {
             if !changes.is_empty() {
                 entries.push(NewEntry {

@@ -86,13 +86,7 @@ fn freshen(item: &Item<'_>, row: &KnownRow, observed_us: i64, looks: &[Look]) ->
     let applied = row.applied_us.filter(|_| row.recorded);
     let stale = applied.is_some_and(|applied| observed_us <= applied && item.observed_us > applied);
     let own = row.inventory == Some(item.inventory);
-    let unsettled = match row.inventory {
-        Some(0) | None => false,
-        // An inventory that failed and is no longer kept.
-        Some(key) if key < 0 => true,
-        Some(_) => matches!(row.inventory_state.as_deref(), Some("running" | "failed")),
-    };
-    if stale || (unsettled && !own) {
+    if stale || (row.is_unsettled() && !own) {
         return Decision::Touch { is_due: true };
     }
     // What an inventory saw is remembered without a write; of a report on its own nothing else is left.

@@ -32,7 +32,7 @@ statements! {
     /// What is known of each.
     READ = "drift_report_read" => [
         postgres {
-            "SELECT e.ord, r.key, r.writes, r.recorded, r.applied_us, l.version, l.observed_us, l.missed_us, l.misses, l.inventory, \
+            "SELECT e.ord, r.key, r.writes, r.recorded, r.applied_us, l.observed_us, l.missed_us, l.misses, l.inventory, \
                     l.attributes = '' AS blank, l.digest = e.digest AND l.transition = e.transition AS same, \
                     (SELECT i.state FROM drift_inventory i WHERE i.key = l.inventory) AS inventory_state \
              FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[]) \
@@ -42,7 +42,7 @@ statements! {
              LEFT JOIN LATERAL (SELECT * FROM drift_live l WHERE l.key = r.key LIMIT 1) l ON true"
         }
         sqlite {
-            "SELECT e.value ->> 'ord' AS ord, r.key, r.writes, r.recorded, r.applied_us, l.version, l.observed_us, l.missed_us, l.misses, \
+            "SELECT e.value ->> 'ord' AS ord, r.key, r.writes, r.recorded, r.applied_us, l.observed_us, l.missed_us, l.misses, \
                     l.inventory, l.attributes = '' AS blank, \
                     l.digest = e.value ->> 'digest' AND l.transition = e.value ->> 'transition' AS same, \
                     (SELECT i.state FROM drift_inventory i WHERE i.key = l.inventory) AS inventory_state \
@@ -108,7 +108,6 @@ pub(super) struct KnownRow {
     pub(super) writes: i64,
     pub(super) recorded: bool,
     pub(super) applied_us: Option<i64>,
-    pub(super) version: Option<i64>,
     pub(super) observed_us: Option<i64>,
     pub(super) missed_us: Option<i64>,
     pub(super) misses: Option<i64>,
@@ -121,6 +120,27 @@ pub(super) struct KnownRow {
 // === impl KnownRow ===
 
 impl KnownRow {
+    /// That it is there, or gone, may not have been told yet.
+    pub(super) fn may_be_told(&self, is_there: bool) -> bool {
+        let was_seen = matches!(self.misses, Some(0 | 1)) && self.blank != Some(true);
+        let known = if is_there {
+            was_seen
+        } else {
+            self.misses == Some(2)
+        };
+        !known || self.is_unsettled()
+    }
+
+    /// What is known of it is what an inventory said that has not ended or has failed.
+    pub(super) fn is_unsettled(&self) -> bool {
+        match self.inventory {
+            Some(0) | None => false,
+            // An inventory that failed and is no longer kept.
+            Some(key) if key < 0 => true,
+            Some(_) => matches!(self.inventory_state.as_deref(), Some("running" | "failed")),
+        }
+    }
+
     /// It is one of those that are forgotten when their history is old.
     pub(super) fn is_forgettable(&self) -> bool {
         !self.recorded && matches!(self.misses, None | Some(2))
