@@ -8,8 +8,15 @@ UPDATE drift_live SET missed_end_us = steadfast_now_us() WHERE misses = 1;
 -- What is gone has no attributes, whoever found out.
 UPDATE drift_live SET attributes = '', digest = '', transition = '' WHERE misses = 2;
 
--- Few are under way at once, however long the history is.
+-- Few are under way at once, and of those that failed only the newest of each scope matters, however long the history is.
 CREATE INDEX drift_inventory_running ON drift_inventory (provider, start_us) WHERE state = 'running';
+CREATE INDEX drift_inventory_failed ON drift_inventory (provider, types, start_us DESC) WHERE state = 'failed';
+
+-- What is due now, however much will be later.
+CREATE INDEX drift_due_time ON drift_due (due_us);
+
+-- The resources that sagas hold, however many other keys they do.
+CREATE INDEX saga_key_resource ON saga_key (name) WHERE substr(name, 1, 9) = 'resource/';
 
 -- An inventory ends in many transactions. `ending` says how, from the first of them to the last: `complete` while what it missed is
 -- counted, during which its state is still `running`; `failed` while what that concerns is made due. `ending_us` is when it was asked

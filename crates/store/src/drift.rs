@@ -46,7 +46,7 @@ pub use prune::DriftRetention;
 pub use record::{NewRecord, Recorded};
 pub use redact::Redact;
 pub use report::{NewReports, Observed, ReportOutcome, Reported};
-pub use resource::{ResourceFilter, ResourceRow};
+pub use resource::{ResourceFilter, ResourceList, ResourceRow};
 pub use row::{DriftFilter, DriftRow};
 pub use sweep::{NewSweep, SweepAsked, SweepFailure, SweepRow};
 
@@ -113,7 +113,7 @@ pub(crate) fn statements() -> Vec<&'static crate::engine::Sql> {
         record::STATEMENTS,
         redact::STATEMENTS,
         report::STATEMENTS,
-        resource::STATEMENTS,
+        &resource::all_statements(),
         row::STATEMENTS,
         seen::STATEMENTS,
         sweep::STATEMENTS,

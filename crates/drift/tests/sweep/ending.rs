@@ -45,7 +45,8 @@ impl Scene {
 
     async fn resources_of_all(&self) -> Vec<steadfast_store::ResourceRow> {
         let filter = steadfast_store::ResourceFilter::default();
-        self.store.resources(&filter, None, 10_000).await.unwrap()
+        let list = self.store.resources(&filter, None, 10_000).await;
+        list.unwrap().rows
     }
 
     /// Ends an inventory as complete, and is killed at a transaction that counts misses: before it is durable, or after.

@@ -154,7 +154,7 @@ impl Play {
         let deleted = store.delete_resource::<()>(one, "ann", "a test", |_| Ok(()));
         deleted.await.unwrap().unwrap();
         let filter = DriftFilter::default();
-        let (open, _) = store.drifts(&filter, "", 10).await.unwrap();
+        let open = store.drifts(&filter, "", 10).await.unwrap();
         for drift in open {
             let until = rng.random_range(0..3_000_000);
             let snoozed = store.snooze_drift::<()>(&drift.id, move |_, now_us| {

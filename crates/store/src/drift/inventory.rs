@@ -40,9 +40,26 @@ statements! {
             AND ($3 = '' OR instr(',' || $3 || ',', ',' || i.state || ',') > 0) ORDER BY i.id DESC LIMIT $4"
         }
     ];
-    /// When the newest inventories of each scope began that failed.
+    /// When the newest inventories of each scope began that failed: one step for each scope.
     FAILED = "drift_inventory_failed" => [
-        "SELECT provider, types, max(start_us) AS start_us FROM drift_inventory WHERE state = 'failed' GROUP BY provider, types"
+        postgres {
+            "WITH RECURSIVE newest (key) AS (\
+             SELECT (SELECT i.key FROM drift_inventory i WHERE i.state = 'failed' \
+                 ORDER BY i.provider, i.types, i.start_us DESC LIMIT 1) \
+             UNION ALL SELECT (SELECT i.key FROM drift_inventory i WHERE i.state = 'failed' \
+                 AND (i.provider, i.types) > (b.provider, b.types) ORDER BY i.provider, i.types, i.start_us DESC LIMIT 1) \
+             FROM newest n CROSS JOIN LATERAL (SELECT * FROM drift_inventory f WHERE f.key = n.key LIMIT 1) b) \
+             SELECT i.provider, i.types, i.start_us FROM newest n CROSS JOIN LATERAL (SELECT * FROM drift_inventory f WHERE f.key = n.key LIMIT 1) i"
+        }
+        sqlite {
+            "WITH RECURSIVE newest (key) AS (\
+             SELECT (SELECT i.key FROM drift_inventory i WHERE i.state = 'failed' \
+                 ORDER BY i.provider, i.types, i.start_us DESC LIMIT 1) \
+             UNION ALL SELECT (SELECT i.key FROM drift_inventory i WHERE i.state = 'failed' \
+                 AND (i.provider, i.types) > (b.provider, b.types) ORDER BY i.provider, i.types, i.start_us DESC LIMIT 1) \
+             FROM newest n CROSS JOIN drift_inventory b ON b.key = n.key) \
+             SELECT i.provider, i.types, i.start_us FROM newest n CROSS JOIN drift_inventory i ON i.key = n.key"
+        }
     ];
     /// Those that nobody ended in time.
     ABANDONED = "drift_inventory_abandoned" => [

@@ -46,6 +46,12 @@ statements! {
     ];
     /// Forgets one.
     FORGET = "drift_prune_forget" => ["DELETE FROM drift_inventory WHERE key = $1"];
+    /// Where the hand stands that goes round all resources.
+    HAND = "drift_prune_hand" => ["SELECT value FROM drift_generation WHERE name = 'pruned'"];
+    /// Moves it.
+    MOVE = "drift_prune_move" => [
+        "INSERT INTO drift_generation (name, value) VALUES ('pruned', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+    ];
     /// The end of the next piece of all resources.
     PIECE = "drift_prune_piece" => [
         "SELECT max(key) AS key, count(*) AS count FROM \
@@ -96,9 +102,6 @@ statements! {
     ];
 }
 
-/// Where the hand stands that goes round all resources, among the named generations.
-const HAND: &str = "prune";
-
 /// What is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DriftRetention {
@@ -114,6 +117,11 @@ pub struct DriftRetention {
 struct InventoryRow {
     key: i64,
     state: String,
+}
+
+#[derive(FromRow)]
+struct HandRow {
+    value: String,
 }
 
 #[derive(FromRow)]
@@ -185,8 +193,8 @@ impl Store {
     /// Forgets the resources of the next piece that nobody needs. Each call looks at one piece, so that a call costs the same
     /// however many resources there are, and goes round them all.
     async fn prune_resources(&self) -> Result<u64, Error> {
-        let hand = self.drift_generation(HAND).await?;
-        let after = hand.parse().unwrap_or(0);
+        let hand: Option<HandRow> = self.db().read(&HAND).optional().await?;
+        let after = hand.and_then(|hand| hand.value.parse().ok()).unwrap_or(0);
         let piece = self.db().read(&PIECE).bind(after).bind(BATCH);
         let piece: PieceRow = piece.one().await?;
         let mut pruned = 0;
@@ -202,7 +210,8 @@ impl Store {
         let is_last = piece.count < BATCH;
         let next = piece.key.filter(|_| !is_last).unwrap_or(0);
         if next != after {
-            self.set_drift_generation(HAND, &next.to_string()).await?;
+            let moved = self.db().write(&MOVE).bind(next.to_string());
+            moved.execute().await?;
         }
         Ok(pruned)
     }

@@ -41,10 +41,19 @@ statements! {
     ];
     /// All that its failure concerns is due.
     FAILED = "drift_inventory_fail" => ["UPDATE drift_inventory SET ending = '' WHERE key = $1"];
-    /// Resources of a provider, of one type or of all, that nobody has looked at since they were applied.
+    /// The next resources that nobody has looked at since they were applied, and whether they are of a provider and, unless that is empty,
+    /// of a type.
     UNSEEN = "drift_inventory_unseen" => [
-        "SELECT v.key FROM drift_verdict v JOIN drift_resource r ON r.key = v.key WHERE v.verdict = 'not_observed' AND v.key > $1 \
-         AND r.provider = $2 AND ($3 = '' OR r.type = $3) ORDER BY v.key LIMIT $4"
+        postgres {
+            "SELECT v.key, r.provider = $3 AND ($4 = '' OR r.type = $4) AS is_meant FROM \
+             (SELECT key FROM drift_verdict WHERE verdict = 'not_observed' AND key > $1 ORDER BY key LIMIT $2) v \
+             CROSS JOIN LATERAL (SELECT * FROM drift_resource r WHERE r.key = v.key LIMIT 1) r ORDER BY v.key"
+        }
+        sqlite {
+            "SELECT v.key, r.provider = $3 AND ($4 = '' OR r.type = $4) AS is_meant FROM \
+             (SELECT key FROM drift_verdict WHERE verdict = 'not_observed' AND key > $1 ORDER BY key LIMIT $2) v \
+             CROSS JOIN drift_resource r ON r.key = v.key ORDER BY v.key"
+        }
     ];
     /// Whether resources are there, of those whose rows are still this inventory's.
     FOUND = "drift_inventory_found" => [
@@ -65,7 +74,14 @@ statements! {
 
 #[derive(FromRow)]
 struct KeyRow {
+    #[sqlx(rename = "key")]
+    _key: i64,
+}
+
+#[derive(FromRow)]
+struct UnseenRow {
     key: i64,
+    is_meant: bool,
 }
 
 #[derive(FromRow)]
@@ -217,15 +233,16 @@ impl Store {
             let mut after = 0;
             loop {
                 let mut tx = self.db().begin().await?;
-                let unseen = tx.statement(&UNSEEN).bind(after).bind(&inventory.provider);
-                let unseen = unseen.bind(&kind).bind(count(PIECE));
-                let unseen: Vec<KeyRow> = unseen.all().await?;
-                let due: Vec<Due> = unseen.iter().map(|row| Due::now(row.key)).collect();
-                let Some(last) = due.last() else {
+                let unseen = tx.statement(&UNSEEN).bind(after).bind(count(PIECE));
+                let unseen = unseen.bind(&inventory.provider).bind(&kind);
+                let unseen: Vec<UnseenRow> = unseen.all().await?;
+                let Some(last) = unseen.last() else {
                     tx.rollback().await?;
                     break;
                 };
                 after = last.key;
+                let meant = unseen.iter().filter(|row| row.is_meant);
+                let due: Vec<Due> = meant.map(|row| Due::now(row.key)).collect();
                 due::mark(&mut tx, &due).await?;
                 tx.commit().await?;
             }

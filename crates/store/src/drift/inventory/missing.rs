@@ -29,10 +29,13 @@ statements! {
     HOLD = "drift_inventory_hold" => [
         "SELECT key FROM drift_inventory WHERE key = $1 AND ending = 'complete'" for_share
     ];
-    /// Resources of a provider, of one type or of all, in order of their names.
+    /// Resources of a provider, in order of their names.
     SCOPE = "drift_inventory_scope" => [
-        "SELECT key, type AS kind, id FROM drift_resource WHERE provider = $1 AND (type, id) > ($2, $3) AND ($4 = '' OR type = $4) \
-         ORDER BY type, id LIMIT $5"
+        "SELECT key, type AS kind, id FROM drift_resource WHERE provider = $1 AND (type, id) > ($2, $3) ORDER BY type, id LIMIT $4"
+    ];
+    /// The same, of one type.
+    SCOPE_OF_TYPE = "drift_inventory_scope_of_type" => [
+        "SELECT key, type AS kind, id FROM drift_resource WHERE provider = $1 AND type = $2 AND id > $3 ORDER BY id LIMIT $4"
     ];
     /// Inventories of a provider that began after a time and have not failed.
     LATER = "drift_inventory_later" => [
@@ -157,15 +160,19 @@ pub(super) async fn miss(store: &Store, inventory: &InventoryRow) -> Result<Opti
     let seen = seen::kept(store.db(), inventory.key).await?;
     let mut missed = 0;
     for kind in inventory.scopes() {
-        let mut after = (kind.clone(), String::new());
+        let scope = if kind.is_empty() {
+            &SCOPE
+        } else {
+            &SCOPE_OF_TYPE
+        };
+        let mut after = (kind, String::new());
         loop {
             let rows: Vec<ScopeRow> = store
                 .db()
-                .read(&SCOPE)
+                .read(scope)
                 .bind(&inventory.provider)
                 .bind(&after.0)
                 .bind(&after.1)
-                .bind(&kind)
                 .bind(PAGE)
                 .all()
                 .await?;
