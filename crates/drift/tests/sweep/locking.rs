@@ -263,7 +263,7 @@ async fn what_runs_at_once_never_waits_in_a_circle() {
 }
 
 /// Waits until somebody waits for a lock.
-async fn until_blocked(database: &TestDatabase) {
+pub(crate) async fn until_blocked(database: &TestDatabase) {
     let blocked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
     let deadline = Instant::now() + PATIENCE;
     while database.psql(blocked).await == "0" {

@@ -2,7 +2,10 @@
 
 use steadfast_store::ReportOutcome;
 
-use crate::scene::{Scene, name};
+use crate::{
+    locking::until_blocked,
+    scene::{Scene, name},
+};
 
 const THERE: &str = r#"{"a":1}"#;
 
@@ -196,4 +199,35 @@ async fn the_providers_word_is_enough_for_what_was_never_seen() {
         assert_eq!(scene.verdict("alone").await, "in_sync");
         scene.assert_quiet().await;
     }
+}
+
+/// A look that began after the first miss saw the resource as it was known, and wrote nothing, at the very moment at which the miss was
+/// counted: what the next one misses is the first miss again.
+#[tokio::test]
+async fn two_misses_with_a_sight_between_prove_nothing() {
+    let scene = Scene::postgres().await;
+    scene.record("1", THERE).await;
+    scene.inventory(&[("1", THERE)]).await;
+    let database = scene.database.clone().unwrap();
+    let mut other = database.session().await;
+    other.run("BEGIN;").await.unwrap();
+    let hold = "SELECT key FROM drift_live FOR UPDATE;";
+    other.run(hold).await.unwrap();
+    let first = scene.begin().await;
+    let between = scene.begin().await;
+    let (missed, ()) = tokio::join!(scene.end(&first, true), async {
+        until_blocked(&database).await;
+        let seen = vec![scene.observed("1", Some(THERE))];
+        let said = scene.report_all(Some(&between), seen).await;
+        assert_eq!(said, [ReportOutcome::Unchanged]);
+        other.run("COMMIT;").await.unwrap();
+    });
+    assert_eq!((missed, scene.misses("1").await), (1, 1));
+    let second = scene.begin().await;
+    scene.ends_without(&second, &["1"]).await;
+    assert_eq!(scene.misses("1").await, 1);
+    scene.end(&between, true).await;
+    let third = scene.begin().await;
+    scene.ends_without(&third, &["1"]).await;
+    assert_eq!(scene.misses("1").await, 2);
 }

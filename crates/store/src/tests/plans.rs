@@ -82,7 +82,7 @@ const CALLS: &[(&str, &str)] = &[
     ("drift_inventory_standing", "'{1,2,500,99000}'"),
     (
         "drift_inventory_miss",
-        "'{1,2}', 9000000, '{1,2}', 20001, 9000001",
+        "'{1,2}', 9000000, '{1,2}', '{2,2}', 20001, 9000001",
     ),
     // What is due, and what a sweep makes of it.
     ("drift_due_mark", "'{1,2}', '{NULL,1}'"),

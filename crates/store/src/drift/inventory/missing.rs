@@ -39,57 +39,64 @@ statements! {
     ];
     /// Inventories of a provider that began after a time and have not failed.
     LATER = "drift_inventory_later" => [
-        "SELECT i.key FROM drift_inventory i WHERE i.provider = $1 AND i.start_us > $2 AND i.state <> 'failed'"
+        "SELECT i.key, i.start_us FROM drift_inventory i WHERE i.provider = $1 AND i.start_us > $2 AND i.state <> 'failed'"
     ];
     /// How things stand with those that were not seen.
     STANDING = "drift_inventory_standing" => [
         postgres {
             "SELECT r.key, r.type AS kind, r.id, r.recorded, r.writes, r.recorded_us, r.applied_us, \
                     coalesce(l.version, 0) AS live_version, coalesce(l.observed_us, 0) AS observed_us, \
-                    coalesce(l.misses, 0) AS misses, coalesce(l.missed_us, 0) AS missed_us, coalesce(l.missed_end_us, 0) AS missed_end_us \
+                    coalesce(l.misses, 0) AS misses, coalesce(l.missed_us, 0) AS missed_us, \
+                    coalesce(l.missed_end_us, 0) AS missed_end_us \
              FROM unnest($1::bigint[]) AS e(key) CROSS JOIN LATERAL (SELECT * FROM drift_resource r WHERE r.key = e.key LIMIT 1) r \
              LEFT JOIN LATERAL (SELECT * FROM drift_live l WHERE l.key = e.key LIMIT 1) l ON true ORDER BY r.key"
         }
         sqlite {
             "SELECT r.key, r.type AS kind, r.id, r.recorded, r.writes, r.recorded_us, r.applied_us, \
                     coalesce(l.version, 0) AS live_version, coalesce(l.observed_us, 0) AS observed_us, \
-                    coalesce(l.misses, 0) AS misses, coalesce(l.missed_us, 0) AS missed_us, coalesce(l.missed_end_us, 0) AS missed_end_us \
+                    coalesce(l.misses, 0) AS misses, coalesce(l.missed_us, 0) AS missed_us, \
+                    coalesce(l.missed_end_us, 0) AS missed_end_us \
              FROM json_each($1) e CROSS JOIN drift_resource r ON r.key = e.value \
              LEFT JOIN drift_live l ON l.key = r.key ORDER BY r.key"
         }
     ];
-    /// Counts a miss, unless the resource was seen since the inventory began.
+    /// Counts a miss, unless anything was written of the resource since it was read, or it was seen since the inventory began.
     MISS = "drift_inventory_miss" => [
         postgres {
-            "INSERT INTO drift_live (key, version, observed_us, inventory, misses, missed_us, missed_end_us, transition, digest, attributes) \
-             SELECT e.key, 1, 0, 0, e.misses, $2, $5, '', '', '' \
-             FROM unnest($1::bigint[], $3::bigint[]) AS e(key, misses) ORDER BY e.key \
-             ON CONFLICT (key) DO UPDATE SET version = drift_live.version + 1, misses = excluded.misses, \
-                 missed_us = excluded.missed_us, missed_end_us = excluded.missed_end_us, inventory = CASE WHEN excluded.misses = 2 THEN $4 ELSE drift_live.inventory END, \
+            "INSERT INTO drift_live \
+                 (key, version, observed_us, inventory, misses, missed_us, missed_end_us, transition, digest, attributes) \
+             SELECT e.key, e.version, 0, 0, e.misses, $2, $6, '', '', '' \
+             FROM unnest($1::bigint[], $4::bigint[], $3::bigint[]) AS e(key, version, misses) ORDER BY e.key \
+             ON CONFLICT (key) DO UPDATE SET version = excluded.version, misses = excluded.misses, \
+                 missed_us = excluded.missed_us, missed_end_us = excluded.missed_end_us, \
+                 inventory = CASE WHEN excluded.misses = 2 THEN $5 ELSE drift_live.inventory END, \
                  transition = CASE WHEN excluded.misses = 2 THEN '' ELSE drift_live.transition END, \
                  digest = CASE WHEN excluded.misses = 2 THEN '' ELSE drift_live.digest END, \
                  attributes = CASE WHEN excluded.misses = 2 THEN '' ELSE drift_live.attributes END, \
                  observed_us = CASE WHEN excluded.misses = 2 THEN $2 ELSE drift_live.observed_us END \
-             WHERE drift_live.observed_us < $2 RETURNING key, version"
+             WHERE drift_live.version = excluded.version - 1 AND drift_live.observed_us < $2 RETURNING key, version"
         }
         sqlite {
-            "INSERT INTO drift_live (key, version, observed_us, inventory, misses, missed_us, missed_end_us, transition, digest, attributes) \
-             SELECT e.value ->> 'key', 1, 0, 0, e.value ->> 'misses', $2, $5, '', '', '' \
+            "INSERT INTO drift_live \
+                 (key, version, observed_us, inventory, misses, missed_us, missed_end_us, transition, digest, attributes) \
+             SELECT e.value ->> 'key', e.value ->> 'version', 0, 0, e.value ->> 'misses', $2, $4, '', '', '' \
              FROM json_each($1) e WHERE true \
-             ON CONFLICT (key) DO UPDATE SET version = drift_live.version + 1, misses = excluded.misses, \
-                 missed_us = excluded.missed_us, missed_end_us = excluded.missed_end_us, inventory = CASE WHEN excluded.misses = 2 THEN $4 ELSE drift_live.inventory END, \
+             ON CONFLICT (key) DO UPDATE SET version = excluded.version, misses = excluded.misses, \
+                 missed_us = excluded.missed_us, missed_end_us = excluded.missed_end_us, \
+                 inventory = CASE WHEN excluded.misses = 2 THEN $3 ELSE drift_live.inventory END, \
                  transition = CASE WHEN excluded.misses = 2 THEN '' ELSE drift_live.transition END, \
                  digest = CASE WHEN excluded.misses = 2 THEN '' ELSE drift_live.digest END, \
                  attributes = CASE WHEN excluded.misses = 2 THEN '' ELSE drift_live.attributes END, \
                  observed_us = CASE WHEN excluded.misses = 2 THEN $2 ELSE drift_live.observed_us END \
-             WHERE drift_live.observed_us < $2 AND $3 IS NULL RETURNING key, version"
+             WHERE drift_live.version = excluded.version - 1 AND drift_live.observed_us < $2 RETURNING key, version"
         }
     ];
 }
 
 #[derive(FromRow)]
 struct KeyRow {
-    key: i64,
+    #[sqlx(rename = "key")]
+    _key: i64,
 }
 
 #[derive(FromRow)]
@@ -118,7 +125,21 @@ struct StandingRow {
 #[derive(Serialize)]
 struct Miss {
     key: i64,
+    /// What it is then.
+    version: i64,
     misses: i64,
+}
+
+#[derive(FromRow)]
+struct LaterRow {
+    key: i64,
+    start_us: i64,
+}
+
+/// What an inventory saw of some resources.
+struct Sight {
+    start_us: i64,
+    keys: seen::KeySet,
 }
 
 #[derive(FromRow)]
@@ -130,8 +151,16 @@ struct MissedRow {
 // === impl StandingRow ===
 
 impl StandingRow {
-    /// How often in a row it is missing, if a complete inventory that began then did not have it; `None` if that says nothing.
-    fn misses_after(&self, start_us: i64) -> Option<i64> {
+    /// How often in a row it is missing, if a complete inventory that began then did not have it; `None` if that says nothing. Others
+    /// saw it in the meantime, as it was known, so that nothing of it is in its row.
+    fn misses_after(&self, start_us: i64, sights: &[Sight]) -> Option<i64> {
+        let seen_after = |time| {
+            let mut since = sights.iter().filter(|sight| sight.start_us > time);
+            since.any(|sight| sight.keys.contains(self.key))
+        };
+        if seen_after(start_us) {
+            return None;
+        }
         let expected = self.recorded
             && self.recorded_us < start_us
             && self.applied_us.is_some_and(|applied| applied < start_us);
@@ -142,8 +171,8 @@ impl StandingRow {
         let since = self.applied_us.unwrap_or(0);
         match self.misses {
             0 => Some(1),
-            // Asked for again meanwhile.
-            1 if self.missed_us <= since => Some(1),
+            // Asked for again meanwhile, or seen.
+            1 if self.missed_us <= since || seen_after(self.missed_us) => Some(1),
             1 if start_us > self.missed_end_us => Some(2),
             // It was under way together with the one that missed it first: both may have skipped it for the same reason.
             1 => None,
@@ -194,19 +223,23 @@ pub(super) async fn miss(store: &Store, inventory: &InventoryRow) -> Result<Opti
     Ok(Some(missed))
 }
 
-/// What other inventories saw of these: as it was known, so that nothing of it is in the resources' rows.
-async fn seen_since(
+/// What inventories saw of some resources that began after a time.
+async fn sights(
     tx: &mut Tx,
-    inventory: &InventoryRow,
-    unseen: &[i64],
-) -> Result<Vec<seen::KeySet>, Error> {
-    let later = tx.statement(&LATER).bind(&inventory.provider);
-    let later: Vec<KeyRow> = later.bind(inventory.start_us).all().await?;
-    let mut sets = Vec::new();
+    provider: &str,
+    after_us: i64,
+    keys: &[i64],
+) -> Result<Vec<Sight>, Error> {
+    let later = tx.statement(&LATER).bind(provider).bind(after_us);
+    let later: Vec<LaterRow> = later.all().await?;
+    let mut sights = Vec::new();
     for look in later {
-        sets.push(seen::seen_of(tx, look.key, unseen).await?);
+        sights.push(Sight {
+            start_us: look.start_us,
+            keys: seen::seen_of(tx, look.key, keys).await?,
+        });
     }
-    Ok(sets)
+    Ok(sights)
 }
 
 /// Counts what is missed of some resources, by their ascending numbers, as one transaction.
@@ -247,39 +280,38 @@ async fn count_misses(
     let anew = |row: &StandingRow| row.misses < 2 || row.missed_us == inventory.start_us;
     let known = |row: &&StandingRow| row.recorded || row.live_version > 0 && anew(row);
     let missed = count(standing.iter().filter(known).count());
-    let seen_since = seen_since(tx, inventory, unseen).await?;
-    let misses: Vec<Miss> = standing
-        .iter()
-        .filter(|row| !seen_since.iter().any(|seen| seen.contains(row.key)))
-        .filter_map(|row| {
-            let misses = row.misses_after(inventory.start_us)?;
-            Some(Miss {
-                key: row.key,
-                misses,
-            })
+    // Also since the first misses, of those that were missed before.
+    let once = standing.iter().filter(|row| row.misses == 1);
+    let since = once.map(|row| row.missed_us).min();
+    let since = since.map_or(inventory.start_us, |since| since.min(inventory.start_us));
+    let sights = sights(tx, &inventory.provider, since, unseen).await?;
+    let misses = standing.iter().filter_map(|row| {
+        Some(Miss {
+            key: row.key,
+            version: row.live_version + 1,
+            misses: row.misses_after(inventory.start_us, &sights)?,
         })
-        .collect();
+    });
+    let misses: Vec<Miss> = misses.collect();
     if misses.is_empty() {
         return Ok((missed, changes));
     }
     let counted = match tx.engine() {
         Engine::Postgres => {
-            let (keys, counts) = misses.iter().map(|miss| (miss.key, miss.misses)).unzip();
-            let counted = tx.statement(&MISS).bind_column::<i64>(keys);
+            let counted = tx
+                .statement(&MISS)
+                .bind_column::<i64>(misses.iter().map(|miss| miss.key).collect());
             counted
                 .bind(inventory.start_us)
-                .bind_column::<i64>(counts)
-                .bind(inventory.key)
-                .bind(inventory.ending_us)
+                .bind_column::<i64>(misses.iter().map(|miss| miss.misses).collect())
+                .bind_column::<i64>(misses.iter().map(|miss| miss.version).collect())
         }
-        Engine::Sqlite => tx
-            .statement(&MISS)
-            .bind(json(&misses)?)
-            .bind(inventory.start_us)
-            .bind(None::<i64>)
-            .bind(inventory.key)
-            .bind(inventory.ending_us),
+        Engine::Sqlite => {
+            let counted = tx.statement(&MISS).bind(json(&misses)?);
+            counted.bind(inventory.start_us)
+        }
     };
+    let counted = counted.bind(inventory.key).bind(inventory.ending_us);
     let counted: Vec<MissedRow> = counted.all().await?;
     let versions: HashMap<i64, i64> = counted.iter().map(|row| (row.key, row.version)).collect();
     let (mut gone, mut missing) = (Vec::new(), Vec::new());
