@@ -33,7 +33,7 @@ pub enum Presence {
     Present,
     /// The last complete inventory did not have it.
     Missed,
-    /// The provider said that it is not there, or two complete inventories in a row did not have it.
+    /// The provider said that it is not there, or two complete inventories, one after the other, did not have it.
     Gone,
 }
 
@@ -112,21 +112,6 @@ impl Verdict {
             Self::Busy => "busy",
             Self::Unreadable => "unreadable",
             Self::NotObserved => "not_observed",
-        }
-    }
-}
-
-// === impl Presence ===
-
-impl Presence {
-    /// What it is after a complete inventory that covers the resource and did not report it. `known_before` is whether somebody
-    /// had recorded or seen it before that began: one that is younger may have been created behind its back.
-    #[must_use]
-    pub fn missed(self, known_before: bool) -> Self {
-        match (self, known_before) {
-            (_, false) => self,
-            (Self::Unknown | Self::Present, true) => Self::Missed,
-            (Self::Missed | Self::Gone, true) => Self::Gone,
         }
     }
 }
@@ -284,17 +269,6 @@ mod tests {
             }),
             Readiness::Hold(Verdict::NotObserved)
         );
-        let twice = |before: Presence| before.missed(true).missed(true);
-        assert_eq!(Presence::Present.missed(true), Presence::Missed);
-        for before in [
-            Presence::Unknown,
-            Presence::Present,
-            Presence::Missed,
-            Presence::Gone,
-        ] {
-            assert_eq!(twice(before), Presence::Gone);
-            assert_eq!(before.missed(false), before);
-        }
     }
 
     #[test]

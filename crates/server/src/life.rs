@@ -188,6 +188,7 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), Error> {
     let (grpc_address, http_address) = (bound(&grpc_listener)?, bound(&http_listener)?);
     let health = Health::new(hub.clone());
     let drain = CancellationToken::new();
+    let maintainer = sweeper.clone();
     let parts = grpc::Parts {
         store: store.clone(),
         hub: hub.clone(),
@@ -221,7 +222,14 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), Error> {
         log: retention,
         drift: drift_retention,
     };
-    let maintenance = maintenance::run(store.clone(), replica, config.lease.duration, retention);
+    let lease_duration = config.lease.duration;
+    let maintenance = maintenance::run(
+        store.clone(),
+        maintainer,
+        replica,
+        lease_duration,
+        retention,
+    );
     tasks.spawn(stop.clone().run_until_cancelled_owned(maintenance));
 
     let mut grpc_server = tokio::spawn(grpc_server);

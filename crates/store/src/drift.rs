@@ -4,6 +4,10 @@
 //! that a decision is written only if nothing that it rests on has changed since: a finished comparison names the generation that
 //! it read, an acceptance locks the resource, what is there, and the drift, in that order.
 //!
+//! Locks are taken in one order, so that nobody waits in a circle: lease, gate or inventory; resource; live; drift; verdict; due; what was
+//! told; the sweep's row; the log last. Rows of one table are taken by their numbers, in one statement: of two that each go by the numbers the
+//! second begins again at the lowest. Rows that may not be there yet are no exception: to insert one is to lock its number.
+//!
 //! Resources have numbers (`key`), which are this database's own and never leave the process.
 
 mod accept;
@@ -23,6 +27,7 @@ mod resource;
 mod row;
 mod seen;
 mod sweep;
+mod told;
 
 use serde::{Deserialize, Serialize};
 
@@ -41,7 +46,7 @@ pub use prune::DriftRetention;
 pub use record::{NewRecord, Recorded};
 pub use redact::Redact;
 pub use report::{NewReports, Observed, ReportOutcome, Reported};
-pub use resource::{ResourceFilter, ResourceRow};
+pub use resource::{ResourceFilter, ResourceList, ResourceRow};
 pub use row::{DriftFilter, DriftRow};
 pub use sweep::{NewSweep, SweepAsked, SweepFailure, SweepRow};
 
@@ -108,10 +113,11 @@ pub(crate) fn statements() -> Vec<&'static crate::engine::Sql> {
         record::STATEMENTS,
         redact::STATEMENTS,
         report::STATEMENTS,
-        resource::STATEMENTS,
+        &resource::all_statements(),
         row::STATEMENTS,
         seen::STATEMENTS,
         sweep::STATEMENTS,
+        told::STATEMENTS,
     ]
     .concat()
 }

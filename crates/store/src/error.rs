@@ -126,6 +126,14 @@ impl Error {
         Self::sort(source)
     }
 
+    /// Rows that were there a moment ago are not any more: nothing was written, and the same may work now.
+    pub(crate) fn overtaken(statement: &'static str) -> Self {
+        Self::Contended {
+            statement,
+            source: sqlx::Error::RowNotFound,
+        }
+    }
+
     /// Sorts an error of a commit.
     pub(crate) fn at_commit(source: sqlx::Error) -> Self {
         Self::sort(source)

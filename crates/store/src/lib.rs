@@ -43,8 +43,8 @@ pub use drift::{
     FailedLook, InventoryEnd, InventoryEnded, InventoryFilter, InventoryRow, JudgedBy, NewRecord,
     NewReports, NewSweep, Observed, OpenDrift, OpenedDrift, Outdated, POLICY_TOPIC, PastDrift,
     PolicyRow, PolicyWrite, PolicyWritten, RESOURCE_KEY_PREFIX, RESOURCE_TOPIC, Recorded, Redact,
-    ReportOutcome, Reported, ResourceFilter, ResourceName, ResourceRow, RulesStanding, SnoozeWrite,
-    SweepAsked, SweepFailure, SweepResource, SweepRow, SweepWrite,
+    ReportOutcome, Reported, ResourceFilter, ResourceList, ResourceName, ResourceRow,
+    RulesStanding, SnoozeWrite, SweepAsked, SweepFailure, SweepResource, SweepRow, SweepWrite,
 };
 pub use error::{Error, Outcome};
 pub use lease::Lease;

@@ -4,5 +4,6 @@ mod drifts;
 mod faults;
 mod history;
 mod leases;
+mod plans;
 mod publishing;
 mod sagas;

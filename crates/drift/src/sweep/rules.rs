@@ -16,7 +16,7 @@ pub(super) async fn adopt(store: &Store, rules: &Rules) -> Result<(), Error> {
     if standing == RulesStanding::Adopted {
         return Ok(());
     }
-    let due = store.make_due("", "").await?;
+    let due = store.make_due().await?;
     store.adopted_rules(digest).await?;
     tracing::info!(
         resources = due,

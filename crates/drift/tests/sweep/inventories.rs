@@ -279,7 +279,7 @@ async fn inventories_refuse_what_is_not_theirs() {
             .fail_abandoned_inventories(Duration::ZERO)
             .await
             .unwrap();
-        assert_eq!((none, one), (0, 1));
+        assert_eq!((none, one), (vec![], vec![failed.clone()]));
         let row = scene.store.inventory(&failed).await.unwrap().unwrap();
         assert_eq!(
             (row.state.as_str(), row.error.as_str()),
@@ -309,32 +309,39 @@ async fn what_nobody_recorded_is_a_drift_where_that_is_declared() {
     }
 }
 
+/// What a report brought is told by its changes. The attempt whose answer arrives finds it there.
 #[tokio::test]
 async fn a_report_whose_answer_was_lost_is_counted_once() {
     for scene in Scene::both().await {
         let inventory = scene.begin().await;
-        let lost = std::sync::atomic::AtomicBool::new(false);
-        scene.ledger.plan(move |point| match point {
-            steadfast_store::fault::Point::Committed(names)
-                if names.contains(&"drift_report_write")
-                    && !lost.swap(true, std::sync::atomic::Ordering::SeqCst) =>
-            {
-                Fault::Lost
-            }
-            _ => Fault::None,
-        });
-        let revision = scene.revision().await;
-        let outcomes = scene
-            .report_all(
-                Some(&inventory),
-                vec![scene.observed("1", Some(r#"{"a":1}"#))],
-            )
-            .await;
-        assert_eq!(outcomes.len(), 1);
-        assert_eq!(scene.revision().await, revision + 1);
+        for within in [Some(inventory.as_str()), None] {
+            let id = if within.is_some() { "1" } else { "2" };
+            let lost = std::sync::atomic::AtomicBool::new(false);
+            scene.ledger.plan(move |point| match point {
+                steadfast_store::fault::Point::Committed(names)
+                    if names.contains(&"drift_report_write")
+                        && !lost.swap(true, std::sync::atomic::Ordering::SeqCst) =>
+                {
+                    Fault::Lost
+                }
+                _ => Fault::None,
+            });
+            let revision = scene.revision().await;
+            let seen = || vec![scene.observed(id, Some(r#"{"a":1}"#))];
+            let outcomes = scene.report_all(within, seen()).await;
+            assert_eq!(outcomes, [ReportOutcome::Unchanged]);
+            assert_eq!(scene.revision().await, revision + 1);
+            assert_eq!(scene.resource(id).await.live_version, 1);
+            // The same as if the caller had to ask again.
+            let outcomes = scene.report_all(within, seen()).await;
+            assert_eq!(outcomes, [ReportOutcome::Unchanged]);
+            assert_eq!(scene.revision().await, revision + 1);
+        }
+        assert_eq!(scene.events("2").await, ["appeared"]);
         let row = scene.store.inventory(&inventory).await.unwrap().unwrap();
-        assert_eq!((row.reported, row.changed), (1, 1));
-        assert_eq!(scene.end(&inventory, true).await, 0);
+        assert_eq!((row.reported, row.changed), (2, 1));
+        assert_eq!(scene.end(&inventory, true).await, 1);
+        assert_eq!(scene.events("1").await, ["appeared"]);
     }
 }
 

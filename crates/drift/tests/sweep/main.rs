@@ -3,12 +3,17 @@
 
 mod accepting;
 mod automatic;
+mod ending;
 mod failing;
 mod generations;
 mod hiding;
 mod inventories;
+mod locking;
+mod missing;
 mod model;
+mod pruning;
 mod quiet;
 mod replicas;
 mod scene;
 mod secrets;
+mod telling;

@@ -123,11 +123,24 @@ statements! {
              ON CONFLICT (key) DO UPDATE SET decided_us = excluded.decided_us, verdict = excluded.verdict"
         }
     ];
-    /// Takes away what was compared, where nothing has changed since.
+    /// Locks what is due of some, in the order of the numbers. Those of which nothing is due get a row of generation 0 until later.
+    LOCK_DUE = "drift_apply_lock_due" => [
+        postgres {
+            "INSERT INTO drift_due (key, generation, due_us) SELECT e.key, 0, 9223372036854775807 \
+             FROM unnest($1::bigint[]) AS e(key) ORDER BY e.key \
+             ON CONFLICT (key) DO UPDATE SET generation = drift_due.generation WHERE drift_due.generation < 0"
+        }
+    ];
+    /// Takes away the rows of generation 0 that are left.
+    UNLOCK_DUE = "drift_apply_unlock_due" => [
+        postgres { "DELETE FROM drift_due WHERE key = ANY ($1::bigint[]) AND generation = 0" }
+    ];
+    /// Takes away what was compared, where nothing has changed since. It is locked in the order of the numbers.
     CLEAR = "drift_apply_clear" => [
         postgres {
-            "DELETE FROM drift_due d USING unnest($1::bigint[], $2::bigint[]) AS e(key, generation) \
-             WHERE d.key = e.key AND d.key = ANY ($1::bigint[]) AND d.generation = e.generation"
+            "DELETE FROM drift_due WHERE key = ANY (ARRAY(\
+             SELECT d.key FROM unnest($1::bigint[], $2::bigint[]) AS e(key, generation) CROSS JOIN LATERAL \
+             (SELECT d.key FROM drift_due d WHERE d.key = e.key AND d.generation = e.generation FOR UPDATE) d))"
         }
         sqlite {
             "DELETE FROM drift_due WHERE key IN (SELECT e.value ->> 'key' FROM json_each($1) e) \
@@ -139,8 +152,8 @@ statements! {
         postgres {
             "INSERT INTO drift_due (key, generation, due_us) SELECT e.key, 1, e.due_us \
              FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS e(key, generation, due_us) ORDER BY e.key \
-             ON CONFLICT (key) DO UPDATE SET due_us = excluded.due_us WHERE drift_due.generation = \
-             ($2::bigint[])[array_position($1::bigint[], excluded.key)]"
+             ON CONFLICT (key) DO UPDATE SET due_us = excluded.due_us, generation = greatest(drift_due.generation, 1) \
+             WHERE drift_due.generation = ($2::bigint[])[array_position($1::bigint[], excluded.key)]"
         }
         sqlite {
             "INSERT INTO drift_due (key, generation, due_us) \
@@ -414,10 +427,23 @@ async fn settle(tx: &mut Tx, settled: &[&Compared]) -> Result<(), Error> {
     let done = settled.iter().filter(|one| one.done && one.generation > 0);
     let done = done.filter(|one| one.next_us.is_none());
     let next = settled.iter().filter(|one| one.next_us.is_some());
+    let (done, next): (Vec<_>, Vec<_>) = (
+        done.map(|one| row(&one)).collect(),
+        next.map(|one| row(&one)).collect(),
+    );
+    // Each of the two goes by the order of the numbers. Both together do only if they are locked before.
+    let mut both: Vec<i64> = done.iter().chain(&next).map(|row| row.key).collect();
+    if tx.engine() == Engine::Sqlite || done.is_empty() || next.is_empty() {
+        both.clear();
+    }
+    both.sort_unstable();
+    if !both.is_empty() {
+        about(tx, &LOCK_DUE, &both)?.execute().await?;
+    }
     for (sql, rows) in [
         (&DECIDE, decided.map(|one| row(&one)).collect::<Vec<_>>()),
-        (&CLEAR, done.map(|one| row(&one)).collect()),
-        (&NEXT, next.map(|one| row(&one)).collect()),
+        (&CLEAR, done),
+        (&NEXT, next),
     ] {
         if rows.is_empty() {
             continue;
@@ -441,6 +467,9 @@ async fn settle(tx: &mut Tx, settled: &[&Compared]) -> Result<(), Error> {
                 }
             };
         statement.execute().await?;
+    }
+    if !both.is_empty() {
+        about(tx, &UNLOCK_DUE, &both)?.execute().await?;
     }
     Ok(())
 }

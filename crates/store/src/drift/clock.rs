@@ -45,7 +45,7 @@ struct NowRow {
     now_us: i64,
 }
 
-/// The time of an apply, or of the beginning of an inventory: after all that were given before.
+/// The time of an apply, or of the beginning or the end of an inventory: after all that were given before.
 pub(super) async fn tick(tx: &mut Tx) -> Result<i64, Error> {
     let row: NowRow = tx.statement(&TICK).one().await?;
     Ok(row.now_us)

@@ -7,7 +7,7 @@ use sqlx::FromRow;
 use super::json;
 use crate::{
     Engine, Error, Store,
-    engine::{Sql, Tx, statements},
+    engine::{Tx, statements},
 };
 
 /// Resources marked in one transaction.
@@ -29,15 +29,20 @@ statements! {
                  due_us = min(drift_due.due_us, excluded.due_us)"
         }
     ];
-    /// The next resources after a number, of one provider and type or of all.
-    SOME = "drift_due_some" => [
-        "SELECT key FROM drift_resource WHERE key > $1 AND ($2 = '' OR provider = $2) AND ($3 = '' OR type = $3) \
-         ORDER BY key LIMIT $4"
-    ];
-    /// The next resources after a number that have open drifts.
+    /// The next resources after a number.
+    SOME = "drift_due_some" => ["SELECT key, true AS is_meant FROM drift_resource WHERE key > $1 ORDER BY key LIMIT $2"];
+    /// The next resources after a number that have open drifts, and whether they are of either of two providers or all are meant.
     DRIFTED = "drift_due_drifted" => [
-        "SELECT DISTINCT o.key FROM drift o JOIN drift_resource r ON r.key = o.key WHERE o.state = 'open' AND o.key > $1 \
-         AND ($2 = '' OR r.provider = $2) AND ($3 = '' OR r.type = $3) ORDER BY o.key LIMIT $4"
+        postgres {
+            "SELECT o.key, $3 = '' OR r.provider = $3 OR r.provider = $4 AS is_meant FROM \
+             (SELECT DISTINCT key FROM drift WHERE state = 'open' AND key > $1 ORDER BY key LIMIT $2) o \
+             CROSS JOIN LATERAL (SELECT * FROM drift_resource r WHERE r.key = o.key LIMIT 1) r ORDER BY o.key"
+        }
+        sqlite {
+            "SELECT o.key, $3 = '' OR r.provider = $3 OR r.provider = $4 AS is_meant FROM \
+             (SELECT DISTINCT key FROM drift WHERE state = 'open' AND key > $1 ORDER BY key LIMIT $2) o \
+             CROSS JOIN drift_resource r ON r.key = o.key ORDER BY o.key"
+        }
     ];
     /// How many are due.
     COUNT = "drift_due_count" => [
@@ -56,6 +61,12 @@ pub(super) struct Due {
 #[derive(FromRow)]
 struct KeyRow {
     key: i64,
+}
+
+#[derive(FromRow)]
+struct NextRow {
+    key: i64,
+    is_meant: bool,
 }
 
 // === impl Due ===
@@ -85,28 +96,27 @@ pub(super) async fn mark(tx: &mut Tx, due: &[Due]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Makes resources due that have open drifts, of one provider or of all. It is all that a change of policies can concern.
-pub(super) async fn mark_drifted(tx: &mut Tx, provider: &str) -> Result<(), Error> {
+/// Makes resources due that have open drifts, of either of two providers; the empty text stands for all. It is all that a change of
+/// policies can concern.
+pub(super) async fn mark_drifted(tx: &mut Tx, (one, other): (&str, &str)) -> Result<(), Error> {
+    let (one, other) = (one.min(other), one.max(other));
     let mut after = 0;
-    while let Some((last, _)) = mark_next(tx, &DRIFTED, after, provider, "").await? {
+    loop {
+        let drifted = tx.statement(&DRIFTED).bind(after).bind(BATCH);
+        let rows: Vec<NextRow> = drifted.bind(one).bind(other).all().await?;
+        let Some((last, _)) = mark_next(tx, rows).await? else {
+            return Ok(());
+        };
         after = last;
     }
-    Ok(())
 }
 
-/// Marks the next batch of those that a statement selects. Returns the last one, and how many they are.
-async fn mark_next(
-    tx: &mut Tx,
-    select: &'static Sql,
-    after: i64,
-    provider: &str,
-    kind: &str,
-) -> Result<Option<(i64, u64)>, Error> {
-    let selected = tx.statement(select).bind(after).bind(provider);
-    let rows: Vec<KeyRow> = selected.bind(kind).bind(BATCH).all().await?;
-    let due: Vec<Due> = rows.iter().map(|row| Due::now(row.key)).collect();
+/// Marks those of the next batch that are meant. Returns the last one of it, and how many are marked.
+async fn mark_next(tx: &mut Tx, rows: Vec<NextRow>) -> Result<Option<(i64, u64)>, Error> {
+    let meant = rows.iter().filter(|row| row.is_meant);
+    let due: Vec<Due> = meant.map(|row| Due::now(row.key)).collect();
     mark(tx, &due).await?;
-    Ok(due.last().map(|last| (last.key, due.len() as u64)))
+    Ok(rows.last().map(|last| (last.key, due.len() as u64)))
 }
 
 impl Store {
@@ -119,16 +129,16 @@ impl Store {
         Ok(row.key)
     }
 
-    /// Makes all resources of a provider and a type due, where the empty text means all; a batch at a time. Returns how many.
+    /// Makes all resources due; a batch at a time. Returns how many.
     ///
     /// # Errors
     /// If the database does not answer; some may be due then.
-    pub async fn make_due(&self, provider: &str, kind: &str) -> Result<u64, Error> {
+    pub async fn make_due(&self) -> Result<u64, Error> {
         let (mut after, mut made) = (0, 0);
         loop {
             let mut tx = self.db().begin().await?;
-            let Some((last, marked)) = mark_next(&mut tx, &SOME, after, provider, kind).await?
-            else {
+            let rows = tx.statement(&SOME).bind(after).bind(BATCH).all().await?;
+            let Some((last, marked)) = mark_next(&mut tx, rows).await? else {
                 tx.rollback().await?;
                 return Ok(made);
             };

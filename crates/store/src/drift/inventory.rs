@@ -1,31 +1,22 @@
 //! Inventories: looks at everything within a scope. Only one that ends as complete says that something is missing.
 
+mod end;
 mod missing;
 
 use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::{
-    clock::tick,
-    due::{self, Due},
-    json, seen,
-};
-use crate::{
-    Error, Store,
-    engine::{Tx, statements},
-    lease::micros,
-    log,
-};
-
-/// Resources marked in one statement.
-const PAGE: i64 = 5_000;
+use super::{clock::tick, json};
+use crate::{Error, Store, engine::statements, lease::micros};
 
 /// What is selected of an inventory; one that runs is counted by its calls.
 macro_rules! columns {
     () => {
-        "SELECT i.key, i.id, i.provider, i.types, i.source, i.state, i.start_us, i.end_us, i.missed, i.error, \
-         CAST(i.reported + coalesce((SELECT sum(s.reported) FROM drift_seen s WHERE s.inventory = i.key), 0) AS BIGINT) AS reported, \
-         CAST(i.changed + coalesce((SELECT sum(s.changed) FROM drift_seen s WHERE s.inventory = i.key), 0) AS BIGINT) AS changed \
+        "SELECT i.key, i.id, i.provider, i.types, i.source, i.state, i.ending, i.start_us, i.ending_us, i.end_us, i.missed, i.error, \
+         CAST(i.reported + CASE WHEN i.state = 'running' AND i.ending = '' THEN \
+             coalesce((SELECT sum(s.reported) FROM drift_seen s WHERE s.inventory = i.key), 0) ELSE 0 END AS BIGINT) AS reported, \
+         CAST(i.changed + CASE WHEN i.state = 'running' AND i.ending = '' THEN \
+             coalesce((SELECT sum(s.changed) FROM drift_seen s WHERE s.inventory = i.key), 0) ELSE 0 END AS BIGINT) AS changed \
          FROM drift_inventory i "
     };
 }
@@ -49,29 +40,34 @@ statements! {
             AND ($3 = '' OR instr(',' || $3 || ',', ',' || i.state || ',') > 0) ORDER BY i.id DESC LIMIT $4"
         }
     ];
-    /// Keeps one as it is; calls that report within it have ended.
-    LOCK = "drift_inventory_lock" => ["SELECT key FROM drift_inventory WHERE id = $1" for_update];
-    /// Ends one.
-    END = "drift_inventory_end" => [
-        "UPDATE drift_inventory SET state = $2, error = $3, missed = $4, reported = $5, changed = $6, end_us = " now " WHERE key = $1"
-    ];
-    /// Resources of a provider, of one type or of all, that nobody has looked at since they were applied.
-    UNSEEN = "drift_inventory_unseen" => [
-        "SELECT v.key FROM drift_verdict v JOIN drift_resource r ON r.key = v.key WHERE v.verdict = 'not_observed' AND v.key > $1 \
-         AND r.provider = $2 AND ($3 = '' OR r.type = $3) ORDER BY v.key LIMIT $4"
-    ];
-    /// When the newest inventories of each scope began that failed.
+    /// When the newest inventories of each scope began that failed: one step for each scope.
     FAILED = "drift_inventory_failed" => [
-        "SELECT provider, types, max(start_us) AS start_us FROM drift_inventory WHERE state = 'failed' GROUP BY provider, types"
-    ];
-    /// Older complete inventories of a provider of which it is still known what they saw.
-    REMEMBERED = "drift_inventory_remembered" => [
-        "SELECT i.key, i.types FROM drift_inventory i WHERE i.provider = $1 AND i.state = 'complete' AND i.start_us < $2 \
-         AND EXISTS (SELECT 1 FROM drift_seen_block b WHERE b.inventory = i.key)"
+        postgres {
+            "WITH RECURSIVE newest (key) AS (\
+             SELECT (SELECT i.key FROM drift_inventory i WHERE i.state = 'failed' \
+                 ORDER BY i.provider, i.types, i.start_us DESC LIMIT 1) \
+             UNION ALL SELECT (SELECT i.key FROM drift_inventory i WHERE i.state = 'failed' \
+                 AND (i.provider, i.types) > (b.provider, b.types) ORDER BY i.provider, i.types, i.start_us DESC LIMIT 1) \
+             FROM newest n CROSS JOIN LATERAL (SELECT * FROM drift_inventory f WHERE f.key = n.key LIMIT 1) b) \
+             SELECT i.provider, i.types, i.start_us FROM newest n CROSS JOIN LATERAL (SELECT * FROM drift_inventory f WHERE f.key = n.key LIMIT 1) i"
+        }
+        sqlite {
+            "WITH RECURSIVE newest (key) AS (\
+             SELECT (SELECT i.key FROM drift_inventory i WHERE i.state = 'failed' \
+                 ORDER BY i.provider, i.types, i.start_us DESC LIMIT 1) \
+             UNION ALL SELECT (SELECT i.key FROM drift_inventory i WHERE i.state = 'failed' \
+                 AND (i.provider, i.types) > (b.provider, b.types) ORDER BY i.provider, i.types, i.start_us DESC LIMIT 1) \
+             FROM newest n CROSS JOIN drift_inventory b ON b.key = n.key) \
+             SELECT i.provider, i.types, i.start_us FROM newest n CROSS JOIN drift_inventory i ON i.key = n.key"
+        }
     ];
     /// Those that nobody ended in time.
     ABANDONED = "drift_inventory_abandoned" => [
-        "SELECT id FROM drift_inventory WHERE state = 'running' AND start_us < " now " - $1 ORDER BY start_us LIMIT 100"
+        "SELECT id FROM drift_inventory WHERE state = 'running' AND ending = '' AND start_us < " now " - $1 ORDER BY start_us LIMIT 100"
+    ];
+    /// Those whose end was begun and is not finished for a while.
+    HALFWAY = "drift_inventory_halfway" => [
+        "SELECT id FROM drift_inventory WHERE ending <> '' AND ending_us < " now " - $1 ORDER BY key LIMIT 100"
     ];
 }
 
@@ -90,8 +86,12 @@ pub struct InventoryRow {
     pub source: String,
     /// `running`, `complete` or `failed`.
     pub state: String,
+    /// `complete` or `failed` while it is being brought to that end: see [`Store::end_inventory`]. Empty otherwise.
+    pub ending: String,
     /// From when its reports count.
     pub start_us: i64,
+    /// When it was asked to end.
+    pub ending_us: Option<i64>,
     /// When it ended.
     pub end_us: Option<i64>,
     /// Reports that it brought.
@@ -127,21 +127,10 @@ pub struct InventoryEnd {
 pub enum InventoryEnded {
     /// It has ended now.
     Now(Box<InventoryRow>),
-    /// It had ended before, in this way or another.
+    /// It had ended before, in this way or another; or another way was begun, and is not finished.
     Before(Box<InventoryRow>),
     /// There is no such inventory.
     Unknown,
-}
-
-#[derive(FromRow)]
-struct KeyRow {
-    #[sqlx(rename = "key")]
-    _key: i64,
-}
-
-#[derive(FromRow)]
-struct KeyOnlyRow {
-    key: i64,
 }
 
 /// When the newest inventory of a scope began that failed.
@@ -158,18 +147,12 @@ pub struct FailedLook {
 /// Every statement about inventories.
 #[cfg(any(test, feature = "faults"))]
 pub(super) fn all_statements() -> Vec<&'static crate::engine::Sql> {
-    [STATEMENTS, missing::STATEMENTS].concat()
+    [STATEMENTS, end::STATEMENTS, missing::STATEMENTS].concat()
 }
 
 #[derive(FromRow)]
 struct IdRow {
     id: String,
-}
-
-#[derive(FromRow)]
-struct RememberedRow {
-    key: i64,
-    types: String,
 }
 
 // === impl InventoryRow ===
@@ -179,6 +162,25 @@ impl InventoryRow {
     #[must_use]
     pub fn type_list(&self) -> Vec<String> {
         types_of(&self.types)
+    }
+
+    /// The scope, type by type; one empty text stands for all.
+    fn scopes(&self) -> Vec<String> {
+        let mut types = self.type_list();
+        if types.is_empty() {
+            types.push(String::new());
+        }
+        types
+    }
+
+    /// Whether it has ended as complete, or is about to; `None` while it is open.
+    #[must_use]
+    pub fn ended_complete(&self) -> Option<bool> {
+        match (self.state.as_str(), self.ending.as_str()) {
+            ("running", "") => None,
+            ("complete", _) | ("running", "complete") => Some(true),
+            _ => Some(false),
+        }
     }
 }
 
@@ -251,117 +253,44 @@ impl Store {
         self.db().read(&FAILED).all().await
     }
 
-    /// Ends an inventory. What a complete one did not see is missing, or gone if the one before did not see it either.
+    /// Lets inventories fail that began longer ago than `age` and that nobody ended; a hundred at a time. Returns their ids.
     ///
     /// # Errors
     /// If the database does not answer.
-    pub async fn end_inventory(
+    pub async fn fail_abandoned_inventories(
         &self,
-        id: &str,
-        end: &InventoryEnd,
-    ) -> Result<InventoryEnded, Error> {
-        let mut tx = self.db().begin().await?;
-        let _: Option<KeyRow> = tx.statement(&LOCK).bind(id).optional().await?;
-        let row: Option<InventoryRow> = tx.statement(&GET).bind(id).optional().await?;
-        let Some(row) = row else {
-            tx.rollback().await?;
-            return Ok(InventoryEnded::Unknown);
-        };
-        if row.state != "running" {
-            tx.rollback().await?;
-            return Ok(InventoryEnded::Before(Box::new(row)));
-        }
-        let mut changes = Vec::new();
-        let mut missed = 0;
-        if end.complete {
-            let seen = seen::collect(&mut tx, row.key).await?;
-            (missed, changes) = missing::miss(&mut tx, &row, &seen).await?;
-            seen::settle(&mut tx, row.key, Some(&seen)).await?;
-            drop_covered(&mut tx, &row).await?;
-        } else {
-            seen::settle(&mut tx, row.key, None).await?;
-            mark_unseen(&mut tx, &row).await?;
-        }
-        tx.statement(&END)
-            .bind(row.key)
-            .bind(if end.complete { "complete" } else { "failed" })
-            .bind(if end.complete { "" } else { &end.error })
-            .bind(missed)
-            .bind(row.reported)
-            .bind(row.changed)
-            .execute()
-            .await?;
-        let row = tx.statement(&GET).bind(id).one().await?;
-        if !changes.is_empty() {
-            log::append_one(&mut tx, &changes).await?;
-        }
-        tx.commit().await?;
-        Ok(InventoryEnded::Now(Box::new(row)))
-    }
-
-    /// Lets inventories fail that began longer ago than `age` and that nobody ended; a hundred at a time. Returns how many.
-    ///
-    /// # Errors
-    /// If the database does not answer.
-    pub async fn fail_abandoned_inventories(&self, age: std::time::Duration) -> Result<u64, Error> {
+        age: std::time::Duration,
+    ) -> Result<Vec<String>, Error> {
         let abandoned = self.db().read(&ABANDONED).bind(micros(age));
         let abandoned: Vec<IdRow> = abandoned.all().await?;
         let end = InventoryEnd {
             complete: false,
             error: "nobody ended it".to_owned(),
         };
-        let mut failed = 0;
+        let mut failed = Vec::new();
         for row in abandoned {
             let ended = self.end_inventory(&row.id, &end).await?;
-            failed += u64::from(matches!(ended, InventoryEnded::Now(_)));
+            failed.extend(matches!(ended, InventoryEnded::Now(_)).then_some(row.id));
         }
         Ok(failed)
     }
-}
 
-/// What nobody has looked at since it was applied is due: now there was a look, and it failed.
-async fn mark_unseen(tx: &mut Tx, inventory: &InventoryRow) -> Result<(), Error> {
-    let mut types = inventory.type_list();
-    if types.is_empty() {
-        types.push(String::new());
-    }
-    for kind in types {
-        let mut after = 0;
-        loop {
-            let rows: Vec<KeyOnlyRow> = tx
-                .statement(&UNSEEN)
-                .bind(after)
-                .bind(&inventory.provider)
-                .bind(&kind)
-                .bind(PAGE)
-                .all()
-                .await?;
-            let due: Vec<Due> = rows.iter().map(|row| Due::now(row.key)).collect();
-            let Some(last) = due.last() else {
-                break;
-            };
-            after = last.key;
-            due::mark(tx, &due).await?;
+    /// Brings inventories to their ends that were asked for longer ago than `age` and are not finished: who was at it was killed, or
+    /// the database was away. A hundred at a time. Returns their ids.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn resume_inventory_ends(
+        &self,
+        age: std::time::Duration,
+    ) -> Result<Vec<String>, Error> {
+        let halfway = self.db().read(&HALFWAY).bind(micros(age));
+        let halfway: Vec<IdRow> = halfway.all().await?;
+        let mut resumed = Vec::new();
+        for row in halfway {
+            let ended = self.finish_inventory(&row.id).await?;
+            resumed.extend(ended.is_some().then_some(row.id));
         }
+        Ok(resumed)
     }
-    Ok(())
-}
-
-/// Forgets what older inventories saw whose scope this one covers.
-async fn drop_covered(tx: &mut Tx, inventory: &InventoryRow) -> Result<(), Error> {
-    let older: Vec<RememberedRow> = tx
-        .statement(&REMEMBERED)
-        .bind(&inventory.provider)
-        .bind(inventory.start_us)
-        .all()
-        .await?;
-    let own = inventory.type_list();
-    for old in older {
-        let types = types_of(&old.types);
-        let covered = !types.is_empty() && types.iter().all(|kind| own.contains(kind));
-        if own.is_empty() || covered {
-            seen::drop_blocks(tx, old.key).await?;
-        }
-    }
-    Ok(())
 }

@@ -21,13 +21,35 @@ macro_rules! fetched {
     };
 }
 
+/// What is selected of a resource that is due, with the sizes of its documents; and all that are due, if they are few.
+macro_rules! due {
+    () => {
+        "WITH few AS MATERIALIZED \
+         (SELECT d.key, d.generation, d.due_us FROM drift_due d WHERE d.due_us <= $3 ORDER BY d.due_us LIMIT $4 + 1) \
+         SELECT p.key, p.generation, p.due_us, \
+         CAST(coalesce((SELECT octet_length(r.spec) FROM drift_resource r WHERE r.key = p.key), 0) + \
+         coalesce((SELECT octet_length(l.attributes) FROM drift_live l WHERE l.key = p.key), 0) AS BIGINT) AS bytes FROM "
+    };
+}
+
 statements! {
-    /// The next resources that are due, and the sizes of their documents.
+    /// The next resources that are due. If all that are due are few they are found by their time, whatever is due later. Otherwise by
+    /// their numbers: what is due later lies between them, and is passed by once on each way through.
     DUE = "drift_page_due" => [
-        "SELECT d.key, d.generation, d.due_us, \
-         CAST(coalesce((SELECT octet_length(r.spec) FROM drift_resource r WHERE r.key = d.key), 0) + \
-         coalesce((SELECT octet_length(l.attributes) FROM drift_live l WHERE l.key = d.key), 0) AS BIGINT) AS bytes \
-         FROM drift_due d WHERE d.key > $1 AND d.key <= $2 AND d.due_us <= $3 ORDER BY d.key LIMIT $4"
+        postgres {
+            (due!()) "(SELECT f.key, f.generation, f.due_us FROM few f WHERE f.key > $1 AND f.key <= $2 \
+                 AND (SELECT count(*) FROM few) <= $4 \
+             UNION ALL SELECT * FROM (SELECT d.key, d.generation, d.due_us FROM drift_due d \
+                 WHERE (SELECT count(*) FROM few) > $4 AND d.key > $1 AND d.key <= $2 AND d.due_us <= $3 \
+                 ORDER BY d.key LIMIT $4) AS many) AS p ORDER BY p.key"
+        }
+        sqlite {
+            (due!()) "(SELECT f.key, f.generation, f.due_us FROM few f WHERE f.key > $1 AND f.key <= $2 \
+                 AND (SELECT count(*) FROM few) <= $4 \
+             UNION ALL SELECT * FROM (SELECT d.key, d.generation, d.due_us FROM (SELECT count(*) AS count FROM few) c \
+                 CROSS JOIN drift_due d WHERE c.count > $4 AND d.key > $1 AND d.key <= $2 AND d.due_us <= $3 \
+                 ORDER BY d.key LIMIT $4) AS many) AS p ORDER BY p.key"
+        }
     ];
     /// The next resources, due or not.
     ALL = "drift_page_all" => [

@@ -152,7 +152,7 @@ impl Store {
             return Ok(PolicyWritten::Exists);
         }
         generation::count_policies(&mut tx).await?;
-        due::mark_drifted(&mut tx, &new.provider).await?;
+        due::mark_drifted(&mut tx, (&new.provider, &new.provider)).await?;
         written(tx, &new.name).await
     }
 
@@ -173,7 +173,9 @@ impl Store {
         }
         generation::count_policies(&mut tx).await?;
         bind(tx.statement(&REPLACE), new).execute().await?;
-        mark_both(&mut tx, row.as_ref(), &new.provider).await?;
+        // What it concerned, and what it concerns now, at one go: in the order of the numbers.
+        let before = row.as_ref().map_or("", |row| row.provider.as_str());
+        due::mark_drifted(&mut tx, (before, &new.provider)).await?;
         written(tx, &new.name).await
     }
 
@@ -195,7 +197,7 @@ impl Store {
         generation::count_policies(&mut tx).await?;
         tx.statement(&REMOVE).bind(name).execute().await?;
         let provider = row.as_ref().map_or("", |row| row.provider.as_str());
-        due::mark_drifted(&mut tx, provider).await?;
+        due::mark_drifted(&mut tx, (provider, provider)).await?;
         log::append_one(&mut tx, &[Change::new(POLICY_TOPIC, name, Op::Delete, "")]).await?;
         tx.commit().await?;
         Ok(row.map_or(PolicyWritten::Unknown, |row| {
@@ -214,21 +216,6 @@ fn bind<'c>(
         .bind(new.provider.clone())
         .bind(new.actor.clone())
         .bind(new.document.clone())
-}
-
-/// Makes due what a policy concerned, and what it concerns now.
-async fn mark_both(tx: &mut Tx, before: Option<&PolicyRow>, provider: &str) -> Result<(), Error> {
-    let before = before.map_or(provider, |row| row.provider.as_str());
-    if before == provider {
-        return due::mark_drifted(tx, provider).await;
-    }
-    // Of two different ones, each once: the empty one is both.
-    if before.is_empty() || provider.is_empty() {
-        return due::mark_drifted(tx, "").await;
-    }
-    let (first, second) = (before.min(provider), before.max(provider));
-    due::mark_drifted(tx, first).await?;
-    due::mark_drifted(tx, second).await
 }
 
 fn refusal(row: Option<&PolicyRow>, etag: &str) -> Option<PolicyWritten> {

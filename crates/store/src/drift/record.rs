@@ -387,7 +387,8 @@ async fn hold(tx: &mut Tx, inputs: &[Arc<PendingRecord>]) -> Result<Vec<HeldRow>
     for ord in 0..inputs.len() {
         let key = keys.get(&super::count(ord));
         let row = key.and_then(|key| by_key.remove(key));
-        ordered.push(row.ok_or(Error::Corrupt("a resource has no number"))?);
+        // It was forgotten between the two.
+        ordered.push(row.ok_or_else(|| Error::overtaken(LOCK.name))?);
     }
     Ok(ordered)
 }

@@ -1,14 +1,11 @@
 //! Resources as they are looked up, listed and forgotten.
 
-use std::collections::BTreeMap;
-
 use sqlx::FromRow;
 
 use super::{
     RESOURCE_TOPIC, ResourceName,
     due::{self, Due},
     event::{self, NewEvent},
-    json,
     seen::last_seen,
 };
 use crate::{
@@ -47,42 +44,26 @@ macro_rules! columns {
              coalesce(v.verdict, '') AS verdict, coalesce(v.decided_us, 0) AS decided_us, \
              coalesce(d.due_us, 9223372036854775807) AS due_us, \
              (SELECT count(*) FROM drift o WHERE o.key = r.key AND o.state = 'open') AS open_drifts, \
-             (SELECT count(*) FROM drift o WHERE o.key = r.key AND o.state = 'open' AND o.suppressed_by <> '') AS suppressed_drifts \
-             FROM drift_resource r "
+             (SELECT count(*) FROM drift o WHERE o.key = r.key AND o.state = 'open' AND o.suppressed_by <> '') AS suppressed_drifts "
         )
     };
 }
+
+// After the macros, which it needs.
+mod list;
+
+pub use list::{ResourceFilter, ResourceList};
 
 statements! {
     /// One resource.
     GET = "drift_resource_get" => [
         postgres {
-            "SELECT g.*, g.due_us <= " now " AS due FROM (" (columns!("r.spec", "coalesce(l.attributes, '')")) (parts_postgres!())
-            "WHERE r.provider = $1 AND r.type = $2 AND r.id = $3) AS g"
+            "SELECT g.*, g.due_us <= " now " AS due FROM (" (columns!("r.spec", "coalesce(l.attributes, '')"))
+            "FROM drift_resource r " (parts_postgres!()) "WHERE r.provider = $1 AND r.type = $2 AND r.id = $3) AS g"
         }
         sqlite {
-            "SELECT g.*, g.due_us <= " now " AS due FROM (" (columns!("r.spec", "coalesce(l.attributes, '')")) (parts_sqlite!())
-            "WHERE r.provider = $1 AND r.type = $2 AND r.id = $3) AS g"
-        }
-    ];
-    /// Resources in order of their names, without documents.
-    LIST = "drift_resource_list" => [
-        postgres {
-            "SELECT g.*, g.due_us <= " now " AS due FROM (" (columns!("''", "''")) (parts_postgres!())
-            "WHERE (r.provider, r.type, r.id) > ($1, $2, $3) AND ($4 = '' OR r.provider = $4) AND ($5 = '' OR r.type = $5) \
-             AND (CAST($6 AS TEXT) IS NULL OR CAST(r.labels AS jsonb) @> CAST($6 AS jsonb)) \
-             AND ($7 = '' OR v.verdict = ANY (string_to_array($7, ','))) \
-             AND (r.recorded OR l.key IS NOT NULL) \
-             ORDER BY r.provider, r.type, r.id LIMIT $8) AS g ORDER BY g.provider, g.kind, g.id"
-        }
-        sqlite {
-            "SELECT g.*, g.due_us <= " now " AS due FROM (" (columns!("''", "''")) (parts_sqlite!())
-            "WHERE (r.provider, r.type, r.id) > ($1, $2, $3) AND ($4 = '' OR r.provider = $4) AND ($5 = '' OR r.type = $5) \
-             AND ($6 IS NULL OR NOT EXISTS (SELECT 1 FROM json_each($6) wanted WHERE NOT EXISTS \
-             (SELECT 1 FROM json_each(r.labels) own WHERE own.key = wanted.key AND own.value = wanted.value))) \
-             AND ($7 = '' OR instr(',' || $7 || ',', ',' || v.verdict || ',') > 0) \
-             AND (r.recorded OR l.key IS NOT NULL) \
-             ORDER BY r.provider, r.type, r.id LIMIT $8) AS g ORDER BY g.provider, g.kind, g.id"
+            "SELECT g.*, g.due_us <= " now " AS due FROM (" (columns!("r.spec", "coalesce(l.attributes, '')"))
+            "FROM drift_resource r " (parts_sqlite!()) "WHERE r.provider = $1 AND r.type = $2 AND r.id = $3) AS g"
         }
     ];
     /// The number of a resource.
@@ -157,19 +138,6 @@ pub struct ResourceRow {
     pub suppressed_drifts: i64,
 }
 
-/// Which resources to list.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ResourceFilter {
-    /// Only those of this provider; empty for all.
-    pub provider: String,
-    /// Only those of this type; empty for all.
-    pub kind: String,
-    /// Only those that have all of these labels.
-    pub labels: BTreeMap<String, String>,
-    /// Only those with one of these verdicts; empty for all.
-    pub verdicts: Vec<String>,
-}
-
 #[derive(FromRow)]
 pub(super) struct KeyRow {
     pub(super) key: i64,
@@ -235,6 +203,12 @@ pub(super) async fn forget(tx: &mut Tx, key: i64) -> Result<(), Error> {
     Ok(())
 }
 
+/// Every statement about resources.
+#[cfg(any(test, feature = "faults"))]
+pub(super) fn all_statements() -> Vec<&'static crate::engine::Sql> {
+    [STATEMENTS, list::STATEMENTS].concat()
+}
+
 impl Store {
     /// One resource, also one that is only remembered: see [`ResourceRow::is_known`]. Its observation counts from the newest
     /// complete inventory that saw it.
@@ -273,41 +247,6 @@ impl Store {
             .optional()
             .await?;
         Ok(row.map(|row| row.key))
-    }
-
-    /// Resources after a name, in order of their names, without documents.
-    ///
-    /// # Errors
-    /// If the database does not answer.
-    pub async fn resources(
-        &self,
-        filter: &ResourceFilter,
-        after: Option<&ResourceName>,
-        limit: i64,
-    ) -> Result<Vec<ResourceRow>, Error> {
-        // From where the filter begins: the index leads there.
-        let first = ResourceName {
-            provider: filter.provider.clone(),
-            kind: filter.kind.clone(),
-            id: String::new(),
-        };
-        let after = after.unwrap_or(&first);
-        let labels = match &filter.labels {
-            labels if labels.is_empty() => None,
-            labels => Some(json(labels)?),
-        };
-        self.db()
-            .read(&LIST)
-            .bind(&after.provider)
-            .bind(&after.kind)
-            .bind(&after.id)
-            .bind(&filter.provider)
-            .bind(&filter.kind)
-            .bind(labels)
-            .bind(filter.verdicts.join(","))
-            .bind(limit)
-            .all()
-            .await
     }
 
     /// Forgets what was asked for, if `may` agrees, and returns the resource as it was. The next sweep closes its drifts.

@@ -1,7 +1,7 @@
 //! Who saw which resources, without a row for each.
 //!
-//! While an inventory runs, each call that reports within it leaves the numbers that it named. When it ends as complete, they become
-//! bits, 4,096 resources a row, so that what it missed is found by going through its scope once and who saw a resource last by
+//! While an inventory runs, each call that reports within it leaves the numbers that it named. When it is to end as complete, they
+//! become bits, 4,096 resources a row, so that what it missed is found by going through its scope once and who saw a resource last by
 //! reading one row. An inventory of 100,000 resources in which nothing is new writes a few hundred rows in all.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -25,9 +25,19 @@ const PAGES: i64 = 200;
 statements! {
     /// Adds what one call reported, unless it was added before.
     ADD = "drift_seen_add" => [
-        "INSERT INTO drift_seen (inventory, first_key, last_key, reported, changed, time_us, write_id, keys) \
-         VALUES ($1, $2, $3, $4, $5, " now ", $6, $7) ON CONFLICT (inventory, write_id) DO NOTHING"
+        "INSERT INTO drift_seen (inventory, first_key, last_key, reported, changed, time_us, write_id, keys, wrote, news) \
+         VALUES ($1, $2, $3, $4, $5, " now ", $6, $7, $8, $9) ON CONFLICT (inventory, write_id) DO NOTHING"
     ];
+    /// Of which resources calls may have brought the news that they came or went.
+    NEWS_OF = "drift_seen_news" => [
+        "SELECT write_id, news AS keys FROM drift_seen WHERE inventory = $1 AND write_id > $2 ORDER BY write_id LIMIT $3"
+    ];
+    /// Of which resources some calls wrote the rows.
+    WROTE_OF = "drift_seen_wrote" => [
+        "SELECT write_id, wrote AS keys FROM drift_seen WHERE inventory = $1 ORDER BY write_id LIMIT $2"
+    ];
+    /// Drops one call.
+    DROP_CALL = "drift_seen_drop_call" => ["DELETE FROM drift_seen WHERE inventory = $1 AND write_id = $2"];
     /// What calls reported.
     PAGES_OF = "drift_seen_pages" => [
         "SELECT write_id, keys FROM drift_seen WHERE inventory = $1 AND write_id > $2 ORDER BY write_id LIMIT $3"
@@ -36,8 +46,11 @@ statements! {
     PAGES_WITH = "drift_seen_pages_with" => [
         "SELECT write_id, keys FROM drift_seen WHERE inventory = $1 AND last_key >= $2 AND first_key <= $3"
     ];
-    /// Drops that.
-    DROP = "drift_seen_drop" => ["DELETE FROM drift_seen WHERE inventory = $1"];
+    /// Drops some calls: all, or those that wrote nothing.
+    DROP = "drift_seen_drop" => [
+        "DELETE FROM drift_seen WHERE inventory = $1 AND write_id IN \
+         (SELECT write_id FROM drift_seen WHERE inventory = $1 AND ($3 OR length(wrote) = 0) ORDER BY write_id LIMIT $2)"
+    ];
     /// Keeps the bits of a block.
     PUT = "drift_seen_block_put" => [
         "INSERT INTO drift_seen_block (inventory, block, bits) VALUES ($1, $2, $3) \
@@ -152,27 +165,74 @@ fn decode(bytes: &[u8]) -> impl Iterator<Item = i64> + '_ {
     })
 }
 
-/// Adds what one call reported: the ascending numbers of the resources that it named.
+/// What one call did; all numbers of resources ascend.
+#[derive(Debug, Default)]
+pub(super) struct Call {
+    /// It named these as being there.
+    pub(super) saw: Vec<i64>,
+    /// It wrote the rows of these.
+    pub(super) wrote: Vec<i64>,
+    /// These of them may have come or gone.
+    pub(super) news: Vec<i64>,
+    /// So many reports were new.
+    pub(super) changed: i64,
+}
+
+/// Adds what one call did.
 pub(super) async fn add(
     tx: &mut Tx,
     inventory: i64,
     write_id: &str,
-    keys: &[i64],
-    changed: i64,
+    call: &Call,
 ) -> Result<(), Error> {
-    let (Some(first), Some(last)) = (keys.first(), keys.last()) else {
-        return Ok(());
-    };
     tx.statement(&ADD)
         .bind(inventory)
-        .bind(*first)
-        .bind(*last)
-        .bind(super::count(keys.len()))
-        .bind(changed)
+        .bind(call.saw.first().copied().unwrap_or(0))
+        .bind(call.saw.last().copied().unwrap_or(0))
+        .bind(super::count(call.saw.len()))
+        .bind(call.changed)
         .bind(write_id)
-        .bind(encode(keys))
+        .bind(encode(&call.saw))
+        .bind(encode(&call.wrote))
+        .bind(encode(&call.news))
         .execute()
         .await?;
+    Ok(())
+}
+
+/// Of which resources an inventory may have brought the news that they came or went.
+pub(super) async fn news(db: &Db, inventory: i64) -> Result<BTreeSet<i64>, Error> {
+    let mut news = BTreeSet::new();
+    let mut after = String::new();
+    loop {
+        let calls = db.read(&NEWS_OF).bind(inventory).bind(&after);
+        let calls: Vec<PageRow> = calls.bind(PAGES).all().await?;
+        news.extend(calls.iter().flat_map(|call| decode(&call.keys)));
+        match calls.into_iter().next_back() {
+            Some(last) => after = last.write_id,
+            None => return Ok(news),
+        }
+    }
+}
+
+/// Some calls of an inventory, each with the resources whose rows it wrote.
+pub(super) async fn wrote(
+    db: &Db,
+    inventory: i64,
+    most: i64,
+) -> Result<Vec<(String, Vec<i64>)>, Error> {
+    let calls = db.read(&WROTE_OF).bind(inventory).bind(most);
+    let calls: Vec<PageRow> = calls.all().await?;
+    let wrote = calls
+        .into_iter()
+        .map(|call| (call.write_id, decode(&call.keys).collect()));
+    Ok(wrote.collect())
+}
+
+/// Drops one call.
+pub(super) async fn drop_call(tx: &mut Tx, inventory: i64, write_id: &str) -> Result<(), Error> {
+    let dropped = tx.statement(&DROP_CALL).bind(inventory).bind(write_id);
+    dropped.execute().await?;
     Ok(())
 }
 
@@ -198,6 +258,16 @@ pub(super) async fn collect(tx: &mut Tx, inventory: i64) -> Result<KeySet, Error
     }
 }
 
+/// The same, of one whose calls have become bits.
+pub(super) async fn kept(db: &Db, inventory: i64) -> Result<KeySet, Error> {
+    let blocks = db.read(&BLOCKS).bind(inventory).bind(i64::MIN);
+    let blocks: Vec<BlockRow> = blocks.bind(i64::MAX).all().await?;
+    let blocks = blocks.into_iter().map(|row| (row.block, row.bits));
+    Ok(KeySet {
+        blocks: blocks.collect(),
+    })
+}
+
 /// Which of these ascending numbers an inventory that runs or is complete has seen.
 pub(super) async fn seen_of(tx: &mut Tx, inventory: i64, keys: &[i64]) -> Result<KeySet, Error> {
     let mut set = KeySet::default();
@@ -218,18 +288,26 @@ pub(super) async fn seen_of(tx: &mut Tx, inventory: i64, keys: &[i64]) -> Result
     Ok(set)
 }
 
-/// Drops what the calls of an inventory reported, or keeps it as bits.
-pub(super) async fn settle(
-    tx: &mut Tx,
-    inventory: i64,
-    seen: Option<&KeySet>,
-) -> Result<(), Error> {
-    tx.statement(&DROP).bind(inventory).execute().await?;
-    for (block, bits) in seen.into_iter().flat_map(|seen| &seen.blocks) {
+/// Keeps what an inventory saw as bits.
+pub(super) async fn keep(tx: &mut Tx, inventory: i64, seen: &KeySet) -> Result<(), Error> {
+    for (block, bits) in &seen.blocks {
         let put = tx.statement(&PUT).bind(inventory).bind(*block);
         put.bind(bits.clone()).execute().await?;
     }
     Ok(())
+}
+
+/// Drops what some calls of an inventory reported: of all calls, or only of those that wrote nothing. Returns how many.
+pub(super) async fn drop_calls(
+    tx: &mut Tx,
+    inventory: i64,
+    all: bool,
+    most: usize,
+) -> Result<usize, Error> {
+    let dropped = tx.statement(&DROP).bind(inventory);
+    let dropped = dropped.bind(super::count(most)).bind(all);
+    let dropped = dropped.execute().await?;
+    Ok(usize::try_from(dropped).unwrap_or(usize::MAX))
 }
 
 /// Drops the bits of an inventory.

@@ -190,12 +190,13 @@ impl Store {
         let running: Option<SweepRow> = tx.statement(&RUNNING).optional().await?;
         let (id, joined) = match running {
             Some(row) => {
-                let asked = tx.statement(&ASK).bind(&row.id);
-                let asked = asked.bind(new.only_key.unwrap_or(0));
-                asked.bind(json(&new.labels)?).execute().await?;
+                // In this order: a page of the sweep that is written takes what is due away before it says how far it is.
                 if let Some(key) = new.only_key {
                     due::mark(&mut tx, &[Due::now(key)]).await?;
                 }
+                let asked = tx.statement(&ASK).bind(&row.id);
+                let asked = asked.bind(new.only_key.unwrap_or(0));
+                asked.bind(json(&new.labels)?).execute().await?;
                 (row.id, true)
             }
             None => {

@@ -11,6 +11,7 @@ use steadfast_store::{
     DriftEventRow, InventoryEnd, InventoryEnded, InventoryFilter, NewRecord, NewReports, Observed,
     Recorded, Reported, ResourceName, ResourceRow,
 };
+use steadfast_types::PageToken;
 use tonic::{Code, Request, Response, Status};
 
 use super::{DriftEdge, message, not_found, refused, request, resource_not_found, wrong};
@@ -214,7 +215,7 @@ impl ResourceService for DriftEdge {
                 }
                 row
             }
-            InventoryEnded::Before(row) if (row.state == "complete") == end.complete => row,
+            InventoryEnded::Before(row) if row.ended_complete() == Some(end.complete) => row,
             InventoryEnded::Before(_) => return Err(inventory_ended(&request.id).into_status()),
             InventoryEnded::Unknown => {
                 return Err(inventory_not_found(&request.id).into_status());
@@ -293,8 +294,13 @@ impl ResourceService for DriftEdge {
             .resources(&filter, after.as_ref(), i64::from(limit) + 1)
             .await
             .map_err(refused)?;
-        let (resources, next_page_token) =
-            field::page_of(&found, limit, &[&bound], message::summary, write_name);
+        let place = |row: &ResourceRow| write_name(&row.name());
+        let (resources, mut next_page_token) =
+            field::page_of(&found.rows, limit, &[&bound], message::summary, place);
+        // It is short because the filters keep few: the next one goes on behind what it looked at.
+        if let Some(looked_at) = found.looked_at.filter(|_| next_page_token.is_empty()) {
+            next_page_token = PageToken::new(write_name(&looked_at)).encode(&[&bound]);
+        }
         Ok(Response::new(api::ListResourcesResponse {
             resources,
             next_page_token,
@@ -361,11 +367,9 @@ impl ResourceService for DriftEdge {
     }
 }
 
-fn write_name(row: &ResourceRow) -> String {
-    format!(
-        "{}{SEPARATOR}{}{SEPARATOR}{}",
-        row.provider, row.kind, row.id
-    )
+fn write_name(name: &ResourceName) -> String {
+    let ResourceName { provider, kind, id } = name;
+    format!("{provider}{SEPARATOR}{kind}{SEPARATOR}{id}")
 }
 
 fn read_name(text: &str) -> Result<ResourceName, Status> {
