@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use steadfast_store::{
-    NewSaga, PolicyWrite, PolicyWritten, SagaFirst, SagaPlanRow, SagaRow, SteerWrite, Steered,
-};
+use steadfast_store::{PolicyWrite, PolicyWritten};
 
-use crate::scene::{Scene, changed};
+use crate::{
+    saga::{hold, release},
+    scene::{Scene, changed, name},
+};
 
 pub(crate) fn policy(name: &str, expire_us: Option<i64>, document: &str) -> PolicyWrite {
     PolicyWrite {
@@ -161,84 +162,11 @@ async fn a_policy_accepts_what_it_covers_and_nothing_that_flaps() {
     }
 }
 
-const KEY: &str = "resource/cloud/vm/1";
-
-pub(crate) async fn hold(scene: &Scene) -> String {
-    let id = uuid::Uuid::now_v7().to_string();
-    let first = |state: &str| SagaFirst {
-        owner: "somebody".to_owned(),
-        wake_us: None,
-        state: state.to_owned(),
-        machine: "{}".to_owned(),
-        records: "[]".to_owned(),
-    };
-    let row = SagaRow {
-        id: id.clone(),
-        kind: "test".to_owned(),
-        definition_name: String::new(),
-        definition_version: 0,
-        plan_hash: "plan".to_owned(),
-        deployment_id: String::new(),
-        triggered_by: "tests".to_owned(),
-        labels: "{}".to_owned(),
-        inputs: "{}".to_owned(),
-        context: "{}".to_owned(),
-        priority: 0,
-        concurrency_key: Some(KEY.to_owned()),
-        request_key: None,
-        body_hash: String::new(),
-        deadline_us: None,
-        state: String::new(),
-        machine: String::new(),
-        version: 0,
-        last_write: String::new(),
-        owner: String::new(),
-        wake_us: None,
-        crashes: 0,
-        created_us: 0,
-        started_us: None,
-        ended_us: None,
-    };
-    let plan = SagaPlanRow {
-        hash: "plan".to_owned(),
-        document: "[]".to_owned(),
-    };
-    let new = NewSaga {
-        plan,
-        row,
-        free: first("running"),
-        waiting: first("pending"),
-    };
-    let started = scene.store.start_saga(new).await.unwrap();
-    assert!(!started.waits);
-    id
-}
-
-pub(crate) async fn release(scene: &Scene, id: &str) {
-    let steered = scene.store.steer_saga::<()>(id, |row| {
-        Ok(SteerWrite {
-            owner: String::new(),
-            wake_us: None,
-            state: "completed".to_owned(),
-            machine: row.machine.clone(),
-            records: "[]".to_owned(),
-            ended: true,
-            release: true,
-            begin: false,
-            deadline_done: false,
-            crashes: 0,
-            actor: String::new(),
-            reason: String::new(),
-        })
-    });
-    assert!(matches!(steered.await.unwrap(), Steered::Moved(_)));
-}
-
 #[tokio::test]
 async fn what_a_saga_holds_or_the_provider_changes_is_left_alone() {
     for scene in Scene::both().await {
         drifted(&scene).await;
-        let saga = hold(&scene).await;
+        let saga = hold(&scene, &name("1")).await;
         scene.report("1", Some(r#"{"a":1,"b":3}"#)).await;
         let tally = scene.sweep().await;
         assert_eq!(
@@ -282,7 +210,7 @@ async fn what_a_saga_held_is_compared_afterwards_although_it_was_not_due() {
         scene.sweep().await;
         assert_eq!(scene.verdict("1").await, "in_sync");
         assert_eq!(scene.store.due_resources().await.unwrap(), 0);
-        let saga = hold(&scene).await;
+        let saga = hold(&scene, &name("1")).await;
         scene.sweep_as(true).await;
         assert_eq!(scene.verdict("1").await, "busy");
         release(&scene, &saga).await;
