@@ -9,6 +9,7 @@
 //! them into the typed sections. Both collect every mistake, and the caller gets all of them at once, each with what was
 //! found, what is allowed and what to do.
 
+mod blocks;
 mod catalog;
 mod drift;
 mod error;
