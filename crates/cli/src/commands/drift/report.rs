@@ -1,10 +1,10 @@
 //! Drifts and sweeps in tables and lines.
 
 use steadfast_client::api::drift::v1::{
-    Drift, DriftKind, DriftState, Suppression, Sweep, SweepState, Verdict,
+    Drift, DriftKind, DriftState, Suppression, Sweep, SweepState,
 };
 
-use super::diff::diff;
+use super::{detect::Found, diff::diff};
 use crate::{commands::resource::name, json, moment, table};
 
 /// Characters of a value in a table.
@@ -181,19 +181,6 @@ pub(super) fn sweep_line(sweep: &Sweep) -> String {
     }
 }
 
-/// What the sweep could not compare: that nothing is known to differ there proves nothing.
-fn unproven(sweep: &Sweep) -> String {
-    let counts = sweep.verdicts.iter().filter(|count| {
-        let proven = [Verdict::InSync, Verdict::Drifted];
-        !proven.contains(&count.verdict())
-    });
-    let told = counts.map(|count| {
-        let verdict = json::drift::verdict(count.verdict).replace('_', " ");
-        format!("; {} {verdict}", count.count)
-    });
-    told.collect()
-}
-
 /// What the sweep went on without, a line each; nothing if there is none.
 fn failed(sweep: &Sweep) -> String {
     if sweep.failed_count == 0 {
@@ -215,20 +202,33 @@ fn failed(sweep: &Sweep) -> String {
 }
 
 /// What was found, the most important first.
-pub(super) fn detected(sweep: &Sweep, drifts: &[Drift], hidden: i64) -> String {
-    let line = format!("{}{}", sweep_line(sweep), unproven(sweep));
-    let failed = match failed(sweep) {
+pub(super) fn detected(found: &Found) -> String {
+    let result = found.result().replace('_', " ");
+    let line = format!(
+        "{result}; {}{}",
+        sweep_line(&found.sweep),
+        found.proof.clause()
+    );
+    let hidden = match found.hidden {
+        0 => String::new(),
+        hidden => format!("; {hidden} hidden, which `steadfast drift list --hidden` shows"),
+    };
+    let failed = match failed(&found.sweep) {
         failed if failed.is_empty() => failed,
         failed => format!("\n{failed}"),
     };
-    if drifts.is_empty() {
-        let hidden = match hidden {
-            0 => String::new(),
-            hidden => format!("; {hidden} hidden, which `steadfast drift list --hidden` shows"),
-        };
-        return format!("in sync; {line}{hidden}{failed}");
+    if found.drifts.is_empty() {
+        return format!("{line}{hidden}{failed}");
     }
-    format!("drifted; {line}{failed}\n\n{}", list(drifts, false, hidden))
+    let shown = table::count(found.drifts.len(), "drift");
+    let shown = match found.more {
+        true => format!("the first {shown}; `steadfast drift list` shows more"),
+        false => shown,
+    };
+    format!(
+        "{line}{failed}\n\n{}\n\n{shown}{hidden}",
+        rows(&found.drifts)
+    )
 }
 
 pub(super) fn sweeps(sweeps: &[Sweep]) -> String {
@@ -296,9 +296,10 @@ pub(super) fn sweep(sweep: &Sweep) -> String {
 
 #[cfg(test)]
 mod tests {
-    use steadfast_client::api::drift::v1::{FailedResource, ResourceKey, Severity, VerdictCount};
+    use steadfast_client::api::drift::v1::{FailedResource, ResourceKey, Severity};
 
     use super::*;
+    use crate::commands::drift::proof::Proof;
 
     fn drift() -> Drift {
         Drift {
@@ -374,35 +375,43 @@ mod tests {
             drifts_opened: 1,
             ..Sweep::default()
         };
+        let mut found = Found {
+            sweep,
+            drifts: Vec::new(),
+            more: false,
+            hidden: 1,
+            proof: Proof {
+                any: true,
+                ..Proof::default()
+            },
+        };
+        assert!(detected(&found).starts_with("in sync; compared 3 resources, 1 opened; 1 hidden"));
+        found.proof.missing = [("not_observed".to_owned(), 2)].into();
         assert!(
-            detected(&sweep, &[], 1)
-                .starts_with("in sync; compared 3 resources, 1 opened; 1 hidden")
+            detected(&found)
+                .contains("1 opened; 2 resources could not be compared: 2 not observed; 1 hidden")
         );
-        assert!(detected(&sweep, &[drift()], 0).starts_with("drifted; compared 3"));
-        let count = |verdict: Verdict, count| VerdictCount {
-            verdict: verdict.into(),
-            count,
-        };
-        let unseen = Sweep {
-            verdicts: vec![count(Verdict::InSync, 1), count(Verdict::NotObserved, 2)],
-            ..sweep
-        };
-        assert!(detected(&unseen, &[], 0).ends_with("1 opened; 2 not observed"));
-        let poisoned = Sweep {
-            failed: vec![FailedResource {
-                key: drift().key,
-                reason: "the database refused the data".to_owned(),
-            }],
-            failed_count: 3,
-            ..unseen
-        };
+        found.proof.any = false;
+        assert!(detected(&found).starts_with("unproven; compared 3"));
+        (found.drifts, found.more) = (vec![drift()], true);
+        let told = detected(&found);
+        assert!(told.starts_with("drifted; compared 3"), "{told}");
+        assert!(
+            told.contains("the first 1 drift; `steadfast drift list`"),
+            "{told}"
+        );
+        found.sweep.failed = vec![FailedResource {
+            key: drift().key,
+            reason: "the database refused the data".to_owned(),
+        }];
+        found.sweep.failed_count = 3;
         let told = "3 resources could not be compared:\n  do/droplet/7: the database refused the data\n  and 2 more";
-        for text in [
-            detected(&poisoned, &[], 0),
-            detected(&poisoned, &[drift()], 0),
-            super::sweep(&poisoned),
-        ] {
+        for drifts in [vec![], vec![drift()]] {
+            found.drifts = drifts;
+            let text = detected(&found);
             assert!(text.contains(told), "{text}");
         }
+        let text = super::sweep(&found.sweep);
+        assert!(text.contains(told), "{text}");
     }
 }
