@@ -5,4 +5,5 @@ mod failing;
 mod life;
 mod python;
 mod refusing;
+mod secrets;
 mod stage;

@@ -120,10 +120,12 @@ impl Stage {
     }
 
     pub(super) async fn get(&self, id: &str) -> Resource {
+        self.get_of("droplet", id).await
+    }
+
+    pub(super) async fn get_of(&self, kind: &str, id: &str) -> Resource {
         let mut client = self.connection.resources();
-        let request = GetResourceRequest {
-            key: key("droplet", id),
-        };
+        let request = GetResourceRequest { key: key(kind, id) };
         let answer = self.connection.call(client.get_resource(request)).await;
         answer.expect("it is there").resource.expect("a resource")
     }
