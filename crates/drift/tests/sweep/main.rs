@@ -10,6 +10,7 @@ mod hiding;
 mod inventories;
 mod model;
 mod quiet;
+mod recording;
 mod replicas;
 mod saga;
 mod scene;
