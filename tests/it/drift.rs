@@ -2,6 +2,7 @@
 
 mod cli;
 mod failing;
+mod killed;
 mod life;
 mod python;
 mod refusing;

@@ -131,8 +131,10 @@ async fn sweep(connection: &Connection, request: &DetectDriftRequest) -> Result<
             .call(client.detect_drift(request.clone()))
             .await?;
         let sweep = ended(connection, answer.sweep.unwrap_or_default()).await?;
-        // One that was under way has gone through what was due when it was asked for, and no further.
-        if !answer.joined || !request.full {
+        // One that was under way has gone through what was due when it was asked for, and no further; one that somebody was stopping
+        // has not even done that.
+        let enough = !request.full && sweep.state() != SweepState::Cancelled;
+        if !answer.joined || enough {
             return Ok(sweep);
         }
     }
