@@ -60,7 +60,7 @@ async fn a_wrong_size_is_found_accepted_and_found_no_more() {
                 .told(0, "resource report do/droplet/4711 --attributes live.json")
                 .await
                 .trim(),
-            "1 first"
+            "reported 1 resource: 1 first"
         );
 
         let told = stage.told(2, "drift detect").await;
@@ -320,7 +320,10 @@ async fn many_are_reported_from_a_file_within_an_inventory() {
             &format!("resource report --from many.jsonl --inventory {id}"),
         )
         .await;
-    assert_eq!(told.trim(), "1199 first, 1 refused");
+    assert_eq!(
+        told.trim(),
+        "reported 1200 resources: 1199 first, 1 refused"
+    );
     let told = stage
         .told_json(0, &format!("inventory end {id} --complete"))
         .await;

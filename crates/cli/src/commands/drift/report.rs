@@ -18,6 +18,27 @@ fn value(drift: &Drift, json: &str) -> String {
     }
 }
 
+fn expected(drift: &Drift) -> String {
+    match drift.kind() {
+        DriftKind::Gone => "(that it is there)".to_owned(),
+        _ => value(drift, &drift.expected_json),
+    }
+}
+
+fn actual(drift: &Drift) -> String {
+    match drift.kind() {
+        DriftKind::Gone => "(gone)".to_owned(),
+        _ => value(drift, &drift.actual_json),
+    }
+}
+
+fn path(drift: &Drift) -> String {
+    match drift.path.as_str() {
+        "" => "the whole resource".to_owned(),
+        path => table::clean(path),
+    }
+}
+
 /// Whether, why and until when it is hidden.
 fn hidden(drift: &Drift) -> String {
     let why = match drift.suppressed_by() {
@@ -59,12 +80,12 @@ fn rows(drifts: &[Drift]) -> String {
         rows.add_row([
             format!("{}@{}", drift.id, drift.etag),
             name(drift.key.as_ref()),
-            table::clean(&drift.path),
+            path(drift),
             json::drift::kind(drift.kind),
             json::drift::severity(drift.severity),
             state(drift),
-            value(drift, &drift.expected_json),
-            value(drift, &drift.actual_json),
+            expected(drift),
+            actual(drift),
             moment::relative(drift.first_seen_time.as_ref()),
         ]);
     }
@@ -78,10 +99,6 @@ pub(super) fn one(drift: &Drift, history: &[Drift], colours: bool) -> String {
         (flips, false) => flips.to_string(),
         (flips, true) => format!("{flips}, flapping"),
     };
-    let path = match drift.path.as_str() {
-        "" => "the whole resource".to_owned(),
-        path => table::clean(path),
-    };
     let closed = match drift.state() {
         DriftState::Open => String::new(),
         _ => moment::relative(drift.resolve_time.as_ref()),
@@ -89,7 +106,7 @@ pub(super) fn one(drift: &Drift, history: &[Drift], colours: bool) -> String {
     let fields = table::of_fields([
         ("drift", format!("{}@{}", drift.id, drift.etag)),
         ("resource", name(drift.key.as_ref())),
-        ("path", path),
+        ("path", path(drift)),
         ("kind", json::drift::kind(drift.kind)),
         ("severity", json::drift::severity(drift.severity)),
         ("state", state(drift)),
@@ -146,8 +163,8 @@ fn earlier(history: &[Drift]) -> String {
             moment::relative(drift.first_seen_time.as_ref()),
             moment::relative(drift.resolve_time.as_ref()),
             json::drift::state(drift.state),
-            value(drift, &drift.expected_json),
-            value(drift, &drift.actual_json),
+            expected(drift),
+            actual(drift),
             table::clean(&drift.actor),
             table::shorten(&drift.reason, VALUE_LENGTH),
         ]);
@@ -157,13 +174,13 @@ fn earlier(history: &[Drift]) -> String {
 
 /// What a sweep did, in one line.
 pub(super) fn sweep_line(sweep: &Sweep) -> String {
-    let mut did = vec![format!(
-        "compared {}",
-        table::count(
-            usize::try_from(sweep.compared).unwrap_or(usize::MAX),
-            "resource"
-        )
-    )];
+    // Zero resources would look as if something had gone wrong.
+    let mut did = vec![
+        match usize::try_from(sweep.compared).unwrap_or(usize::MAX) {
+            0 => "nothing was due".to_owned(),
+            compared => format!("compared {}", table::count(compared, "resource")),
+        },
+    ];
     for (count, what) in [
         (sweep.drifts_opened, "opened"),
         (sweep.drifts_changed, "changed"),
@@ -176,6 +193,7 @@ pub(super) fn sweep_line(sweep: &Sweep) -> String {
     }
     let took = moment::between(sweep.start_time.as_ref(), sweep.end_time.as_ref());
     match took.as_str() {
+        _ if sweep.compared == 0 => did.join(", "),
         "" => did.join(", "),
         took => format!("{} in {took}", did.join(", ")),
     }
@@ -358,6 +376,39 @@ mod tests {
             "{text}"
         );
         assert!(list(&[secret], false, 0).contains("(secret)"));
+    }
+
+    #[test]
+    fn a_drift_about_a_whole_resource_says_so() {
+        let gone = Drift {
+            path: String::new(),
+            kind: DriftKind::Gone.into(),
+            expected_json: String::new(),
+            actual_json: String::new(),
+            ..drift()
+        };
+        let text = list(&[gone], false, 0);
+        assert!(
+            text.contains("the whole resource") && text.contains("(gone)"),
+            "{text}"
+        );
+        let unmanaged = Drift {
+            path: String::new(),
+            kind: DriftKind::Unmanaged.into(),
+            expected_json: String::new(),
+            actual_json: "{\"a\":1}".to_owned(),
+            ..drift()
+        };
+        let text = list(&[unmanaged], false, 0);
+        assert!(
+            text.contains("(nothing)") && text.contains("{\"a\":1}"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_sweep_of_nothing_says_so() {
+        assert_eq!(sweep_line(&Sweep::default()), "nothing was due");
     }
 
     #[test]
