@@ -7,4 +7,5 @@ mod life;
 mod python;
 mod refusing;
 mod secrets;
+mod source;
 mod stage;

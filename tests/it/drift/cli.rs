@@ -244,7 +244,7 @@ async fn hiding_is_said_and_ended() {
         .told(0, &format!("drift snooze {seen} --for 7d --reason later"))
         .await;
     assert!(
-        told.contains("do/droplet/1/size_slug is hidden, ends in 6d"),
+        told.contains("do/droplet/1/size_slug is hidden, ends in 7d"),
         "{told}"
     );
     let told = stage.told(0, "drift detect").await;

@@ -4,8 +4,8 @@
 mod accepting;
 mod automatic;
 mod failing;
-mod generations;
 mod forgetting;
+mod generations;
 mod hiding;
 mod inventories;
 mod model;

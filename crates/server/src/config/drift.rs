@@ -7,6 +7,7 @@ use steadfast_drift::{Comparator, Declaration, HashKey, Rules, intake};
 use super::{
     blocks::Blocks,
     catalog::Schedule,
+    inventory::{self, InventorySource},
     layers::{COMPARATORS, nearest},
     reader::Reader,
     value::{Located, Value},
@@ -23,6 +24,8 @@ pub struct Drift {
     pub hash_key: Option<String>,
     /// When to sweep by the clock; `None` for never.
     pub sweep_schedule: Option<Schedule>,
+    /// What the server itself lists.
+    pub inventories: Vec<InventorySource>,
     /// How long closed drifts and events are kept.
     pub history: Duration,
     /// Ended inventories that are kept.
@@ -51,6 +54,7 @@ impl Drift {
             sweep_schedule: Schedule::read(reader, "drift.sweep_schedule", "drift.sweep_time_zone"),
             history: DAY * reader.integer::<u32>("drift.history_days", 1..=3_650),
             inventory_history: reader.integer("drift.inventory_history", 1..=100_000),
+            inventories: inventory::read(reader),
             comparators: Vec::new(),
         };
         let comparators = read_comparators(reader, &drift);
@@ -74,12 +78,7 @@ impl Drift {
 
 fn read_hash_key(reader: &mut Reader) -> Option<String> {
     let name = reader.optional_text(HASH_KEY)?;
-    let is_name = name.starts_with(|letter: char| letter.is_ascii_uppercase())
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
-        && !name.contains("__");
-    if !is_name {
+    if !is_secret_name(&name) {
         reader.refuse(
             HASH_KEY,
             "the name of a secret: capital letters, digits and single underscores",
@@ -87,6 +86,15 @@ fn read_hash_key(reader: &mut Reader) -> Option<String> {
         );
     }
     Some(name)
+}
+
+/// Whether a text is the name of a secret; the secret itself is never in the configuration.
+pub(super) fn is_secret_name(name: &str) -> bool {
+    name.starts_with(|letter: char| letter.is_ascii_uppercase())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
+        && !name.contains("__")
 }
 
 fn read_unmanaged(reader: &mut Reader) -> BTreeSet<String> {
