@@ -2,7 +2,10 @@
 
 mod cli;
 mod failing;
+mod killed;
 mod life;
 mod python;
 mod refusing;
+mod secrets;
+mod source;
 mod stage;

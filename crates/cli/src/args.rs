@@ -21,7 +21,7 @@ Exit codes:
   0  success
   1  an error
   2  the command line or the configuration is wrong
-  3  some of several items failed, each named (refresh, package resolve, saga start-many)
+  3  some of several items failed, each named (refresh, package resolve, saga start-many, resource report, drift accept)
   4  the server cannot be reached, is overloaded, or did not answer in time: try again later
   5  there is no such thing
   6  the document does not fit its schema (schema validate), or the definition is invalid (saga validate, define, start)
@@ -29,7 +29,7 @@ Exit codes:
   8  the saga is stuck and needs a person (saga watch, saga start --wait)
   9  the saga was abandoned (saga watch, saga start --wait)
 
-`drift detect` has its own: 0 in sync, 2 drifted, 1 for every error, also on the command line.";
+`drift detect` has its own: 0 in sync, 2 drifted, 1 if nothing could be compared, and for every error, also on the command line.";
 
 /// Keeps every copy of a truth in agreement with it.
 #[derive(Debug, Parser)]

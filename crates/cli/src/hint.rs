@@ -58,6 +58,7 @@ fn of_reason(error: &CallError) -> Option<String> {
         "SAGA_NOT_FOUND" => "`steadfast saga list` shows those that are kept".to_owned(),
         "STEP_NOT_FOUND" | "NOT_AT_STEP" | "SAGA_CHANGED" => "`steadfast saga get ID` shows where it stands now".to_owned(),
         "RESOURCE_NOT_FOUND" => "`steadfast resource list` shows those that are known".to_owned(),
+        "INVENTORY_SOURCE_NOT_FOUND" => "sources are the [[drift.inventory]] blocks of the server's configuration; what is not listed there is reported with `steadfast inventory begin` and `steadfast resource report`".to_owned(),
         "INVENTORY_NOT_FOUND" | "INVENTORY_ENDED" => "`steadfast inventory list` shows those that are kept, and `steadfast inventory begin` begins one".to_owned(),
         "DRIFT_NOT_FOUND" => "`steadfast drift list` shows those that are open".to_owned(),
         "DRIFT_CHANGED" if matches!(detail("what"), Some("applied" | "look" | "busy")) => {

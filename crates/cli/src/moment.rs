@@ -33,7 +33,9 @@ fn relative_to(time: Option<&Timestamp>, now: DateTime<Utc>) -> String {
     match seconds {
         0 => "now".to_owned(),
         1.. => format!("{} ago", rough(seconds.unsigned_abs())),
-        ..0 => format!("in {}", rough(seconds.unsigned_abs())),
+        // What was asked for in hours or days a moment ago is still as long.
+        ..=-3_541 => format!("in {}", rough(seconds.unsigned_abs() + 59)),
+        -3_540..0 => format!("in {}", rough(seconds.unsigned_abs())),
     }
 }
 
@@ -98,6 +100,14 @@ mod tests {
             seconds: 1,
             nanos: 2_000,
         };
+        let ahead = |seconds: i64| {
+            let now = date_time(&at(0)).expect("a time");
+            relative_to(Some(&at(seconds)), now)
+        };
+        assert_eq!(ahead(30), "in 30s");
+        assert_eq!(ahead(3_540), "in 59m");
+        assert_eq!(ahead(7 * 86_400 - 2), "in 7d");
+        assert_eq!(ahead(7 * 86_400 - 60), "in 6d");
         assert_eq!(rfc3339(Some(&time)), "1970-01-01T00:00:01.000002Z");
         assert_eq!(rfc3339(None), Value::Null);
         assert_eq!(between(Some(&at(1)), Some(&at(3))), "2.00s");

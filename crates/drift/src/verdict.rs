@@ -83,6 +83,9 @@ pub enum Readiness {
     Unmanaged,
     /// Nobody recorded it, and nothing is to be said: every open drift of it is stale, and it has no verdict.
     Nothing,
+    /// Nobody recorded it, and whether it is there cannot be told now: its drifts about fields are stale, what is open about all of it
+    /// stays. It remains due.
+    Unsure,
     /// Open nothing, close nothing, and call it this.
     Hold(Verdict),
     /// An inventory that has seen it is still under way: leave everything as it is, it is due again at the end of that.
@@ -134,11 +137,12 @@ pub fn readiness(facts: &Facts) -> Readiness {
     } = *facts;
     if !recorded {
         let there = matches!(presence, Presence::Present | Presence::Missed);
-        return match observed {
-            Some((_, Look::Running | Look::Failed)) => Readiness::Wait,
-            _ if held || in_transition => Readiness::Wait,
-            _ if there && reports_unmanaged => Readiness::Unmanaged,
-            _ => Readiness::Nothing,
+        let unsure = matches!(observed, Some((_, Look::Running | Look::Failed)));
+        return match there && reports_unmanaged {
+            true if unsure || held || in_transition => Readiness::Unsure,
+            true => Readiness::Unmanaged,
+            // Whatever is there: there is nothing that it could differ from.
+            false => Readiness::Nothing,
         };
     }
     let Some(applied) = applied else {
@@ -290,7 +294,30 @@ mod tests {
             facts.reports_unmanaged = true;
             facts.observed = Some((Timestamp(101), Look::Running));
         });
-        assert_eq!(running, Readiness::Wait);
+        assert_eq!(running, Readiness::Unsure);
+    }
+
+    #[test]
+    fn what_nobody_asks_for_differs_from_nothing_whoever_looks_or_changes_it() {
+        for (look, held, in_transition) in [
+            (Look::Running, false, false),
+            (Look::Failed, false, false),
+            (Look::Direct, true, false),
+            (Look::Complete, false, true),
+        ] {
+            for (reports_unmanaged, expected) in
+                [(false, Readiness::Nothing), (true, Readiness::Unsure)]
+            {
+                let found = with(|facts| {
+                    facts.recorded = false;
+                    facts.applied = None;
+                    facts.observed = Some((Timestamp(101), look));
+                    (facts.held, facts.in_transition) = (held, in_transition);
+                    facts.reports_unmanaged = reports_unmanaged;
+                });
+                assert_eq!(found, expected, "{look:?} {held} {in_transition}");
+            }
+        }
     }
 
     #[test]

@@ -20,9 +20,11 @@ use crate::{
     config::{Config, Schedule},
     grpc::{self, Serving},
     health::Health,
-    http, maintenance, metric,
+    http,
+    inventories::{self, Inventories},
+    maintenance, metric,
     schedule::{Planned, Scheduler},
-    sources::catalog_options,
+    sources::{catalog_options, http_client},
     telemetry::{self, Telemetry},
 };
 
@@ -76,6 +78,9 @@ pub enum Error {
     /// What is declared of comparisons cannot be.
     #[error("drift.comparator: {0}")]
     Comparator(String),
+    /// A source of inventories cannot be set up.
+    #[error(transparent)]
+    InventorySource(#[from] inventories::SourceError),
     /// A port cannot be had.
     #[error("cannot listen on {address} ({source}): {}", remedy(.source, .flag))]
     Bind {
@@ -146,11 +151,12 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), Error> {
     let coalesce = config.watch.notify_coalesce;
     let wakeups = Wakeups::start(&store, replica, coalesce, &stop, &tasks);
     let hub = Hub::start(store.clone(), &wakeups, hub_options(&config), &stop, &tasks).await?;
+    let client = http_client(&config)?;
     let catalog = Catalog::start(
         store.clone(),
         &hub,
         &wakeups,
-        catalog_options(&config, replica).await?,
+        catalog_options(&config, &client, replica).await?,
         &stop,
         &tasks,
     )
@@ -179,7 +185,21 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), Error> {
     );
     sweeper.adopt_rules().await?;
     tasks.spawn(sweeper.clone().run(stop.clone()));
-    let scheduler = Scheduler::new(store.clone(), planned(&config, &catalog, &sweeper));
+    let taking = inventories::Parts {
+        store: store.clone(),
+        wakeups: wakeups.clone(),
+        sweeper: sweeper.clone(),
+        replica,
+        stop: stop.clone(),
+        tasks: tasks.clone(),
+    };
+    let inventories = Inventories::new(&config, &client, taking)?;
+    tasks.spawn(
+        stop.clone()
+            .run_until_cancelled_owned(inventories.clone().watch()),
+    );
+    let planned = planned(&config, &catalog, &sweeper, &inventories);
+    let scheduler = Scheduler::new(store.clone(), planned);
     scheduler.record().await?;
 
     let grpc_listener = bind(config.server.grpc, "--listen-grpc").await?;
@@ -196,6 +216,7 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), Error> {
         catalog,
         sagas,
         sweeper,
+        inventories,
         scheduler: scheduler.clone(),
         replica,
         started,
@@ -412,18 +433,46 @@ fn rules(config: &Config) -> Result<steadfast_drift::Rules, Error> {
     })
 }
 
-fn planned(config: &Config, catalog: &Catalog, sweeper: &Sweeper) -> Vec<Planned> {
+fn planned(
+    config: &Config,
+    catalog: &Catalog,
+    sweeper: &Sweeper,
+    inventories: &Inventories,
+) -> Vec<Planned> {
     let refresh = config.catalog.refresh_schedule.as_ref();
     let sweep = config.drift.sweep_schedule.as_ref();
     let refresh = refresh.map(|schedule| planned_refresh(schedule, catalog));
     let sweep = sweep.map(|schedule| planned_sweep(schedule, sweeper));
-    refresh.into_iter().chain(sweep).collect()
+    let taken = config.drift.inventories.iter().filter_map(|source| {
+        let schedule = source.schedule.as_ref()?;
+        Some(planned_inventory(&source.name, schedule, inventories))
+    });
+    refresh.into_iter().chain(sweep).chain(taken).collect()
+}
+
+fn planned_inventory(source: &str, schedule: &Schedule, inventories: &Inventories) -> Planned {
+    let (source, inventories) = (source.to_owned(), inventories.clone());
+    Planned {
+        name: format!("{INVENTORY_SCHEDULE}{source}"),
+        expression: schedule.expression.clone(),
+        cron: schedule.cron.clone(),
+        zone: schedule.time_zone,
+        work: std::sync::Arc::new(move || {
+            let (source, inventories) = (source.clone(), inventories.clone());
+            Box::pin(async move {
+                let begun = inventories.run(&source).await;
+                begun
+                    .map(|begun| format!("inventory {}", begun.row.id))
+                    .map_err(|error| error.to_string())
+            })
+        }),
+    }
 }
 
 fn planned_sweep(schedule: &Schedule, sweeper: &Sweeper) -> Planned {
     let sweeper = sweeper.clone();
     Planned {
-        name: SWEEP_SCHEDULE,
+        name: SWEEP_SCHEDULE.to_owned(),
         expression: schedule.expression.clone(),
         cron: schedule.cron.clone(),
         zone: schedule.time_zone,
@@ -442,7 +491,7 @@ fn planned_sweep(schedule: &Schedule, sweeper: &Sweeper) -> Planned {
 fn planned_refresh(schedule: &Schedule, catalog: &Catalog) -> Planned {
     let catalog = catalog.clone();
     Planned {
-        name: REFRESH_SCHEDULE,
+        name: REFRESH_SCHEDULE.to_owned(),
         expression: schedule.expression.clone(),
         cron: schedule.cron.clone(),
         zone: schedule.time_zone,
@@ -459,6 +508,9 @@ fn planned_refresh(schedule: &Schedule, catalog: &Catalog) -> Planned {
 
 /// The schedule that `catalog.refresh_schedule` configures.
 const REFRESH_SCHEDULE: &str = "refresh";
+
+/// What the schedule of a source of inventories begins with; the source's name follows.
+const INVENTORY_SCHEDULE: &str = "inventory-";
 
 /// The schedule that `drift.sweep_schedule` configures.
 const SWEEP_SCHEDULE: &str = "drift-sweep";

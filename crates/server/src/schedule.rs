@@ -24,7 +24,7 @@ pub(crate) type Work =
 /// A schedule from the configuration.
 #[derive(Clone)]
 pub(crate) struct Planned {
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     pub(crate) expression: String,
     pub(crate) cron: Cron,
     pub(crate) zone: Tz,
@@ -75,7 +75,7 @@ impl Scheduler {
         for planned in self.planned.iter() {
             self.store
                 .put_schedule(
-                    planned.name,
+                    &planned.name,
                     &planned.expression,
                     planned.zone.name(),
                     planned.next(now),
@@ -116,7 +116,7 @@ impl Scheduler {
             let next = planned.next(now);
             if due > now {
                 sleep = sleep.min(due.since(now));
-            } else if self.store.take_due_run(planned.name, due, next).await? {
+            } else if self.store.take_due_run(&planned.name, due, next).await? {
                 self.work(planned).await?;
                 sleep = sleep.min(next.since(now));
             }
@@ -125,7 +125,7 @@ impl Scheduler {
     }
 
     async fn work(&self, planned: &Planned) -> Result<(), Error> {
-        metrics::counter!(metric::SCHEDULE_RUNS, "schedule" => planned.name).increment(1);
+        metrics::counter!(metric::SCHEDULE_RUNS, "schedule" => planned.name.clone()).increment(1);
         let result = match (planned.work)().await {
             Ok(result) => {
                 tracing::info!(schedule = planned.name, result, "ran");
@@ -137,7 +137,7 @@ impl Scheduler {
             }
         };
         self.store
-            .record_schedule_result(planned.name, &result)
+            .record_schedule_result(&planned.name, &result)
             .await
     }
 
@@ -191,7 +191,7 @@ mod tests {
     fn planned(expression: &str, zone: Tz, runs: &Arc<AtomicUsize>) -> Planned {
         let runs = Arc::clone(runs);
         Planned {
-            name: "refresh",
+            name: "refresh".to_owned(),
             expression: expression.to_owned(),
             cron: expression.parse().unwrap(),
             zone,

@@ -10,8 +10,11 @@ use crate::{config::Config, life::Error};
 
 /// The catalogue's options. The registry of a source that names none is found in the npm configuration, which may take a run of
 /// `npm config get registry`; nothing is looked for if there is no source.
-pub(crate) async fn catalog_options(config: &Config, replica: ReplicaId) -> Result<Options, Error> {
-    let client = HttpClient::new(http_options(config))?;
+pub(crate) async fn catalog_options(
+    config: &Config,
+    client: &HttpClient,
+    replica: ReplicaId,
+) -> Result<Options, Error> {
     let places = Places::from_process();
     let mut sources = Vec::new();
     for source in &config.catalog.sources {
@@ -57,9 +60,10 @@ pub(crate) async fn catalog_options(config: &Config, replica: ReplicaId) -> Resu
     })
 }
 
-fn http_options(config: &Config) -> HttpOptions {
+/// The client that everything is read with.
+pub(crate) fn http_client(config: &Config) -> Result<HttpClient, steadfast_upstream::Error> {
     let upstream = &config.upstream;
-    HttpOptions {
+    HttpClient::new(HttpOptions {
         host_concurrency: upstream.max_concurrency_per_host,
         attempt_timeout: upstream.timeout,
         // All attempts, and as many of the longest waits that an upstream may ask for.
@@ -67,5 +71,5 @@ fn http_options(config: &Config) -> HttpOptions {
         retries_max: upstream.attempts.saturating_sub(1),
         retry_after_max: upstream.retry_after_max,
         ..HttpOptions::default()
-    }
+    })
 }

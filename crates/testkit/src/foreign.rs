@@ -60,6 +60,18 @@ pub async fn python_by_reflection(program: &str, address: &str) -> CommandOutput
     python(&program, &[address]).await
 }
 
+/// Runs a text as a Python program that can import the stubs which the stock generator makes of the contract, as
+/// `steadfast.drift.v1.drift_pb2` and `…_grpc`. The texts before it are in `stubs.py`.
+///
+/// # Panics
+///
+/// When Python or its generator is not installed, the generator refuses the contract, or the program does not end in time.
+pub async fn python_with_stubs(program: &str, arguments: &[&str]) -> CommandOutput {
+    let program = format!("{}\n{program}", include_str!("foreign/stubs.py"));
+    let contract = concat!(env!("CARGO_MANIFEST_DIR"), "/../../proto");
+    python(&program, &[&[contract], arguments].concat()).await
+}
+
 /// Tarballs of a few real packages, as their authors packed them, in order of their names.
 ///
 /// # Panics

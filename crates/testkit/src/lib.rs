@@ -8,6 +8,7 @@
 pub mod effects;
 pub mod foreign;
 pub mod history;
+pub mod listing;
 pub mod npm;
 pub mod otlp;
 pub mod postgres;
@@ -15,6 +16,7 @@ pub mod process;
 pub mod proxy;
 
 pub use effects::EffectServer;
+pub use listing::{ListingAnswer, ListingRequest, ListingServer};
 pub use npm::{Fault, NpmServer, PackageSpec, Times, VersionSpec};
 pub use postgres::{ClusterOptions, PrivateCluster, PsqlSession, StopMode, TestDatabase};
 pub use process::{CommandOutput, RunningCommand, Server, Signal, steadfast};

@@ -38,6 +38,8 @@ pub struct Proxy {
 struct Shared {
     target: Mutex<Target>,
     paused: watch::Sender<bool>,
+    /// The same for what comes back from the target.
+    answers_paused: watch::Sender<bool>,
     refusing: watch::Sender<bool>,
     /// Raised to cut every connection opened before.
     cut: watch::Sender<u64>,
@@ -66,6 +68,7 @@ impl Proxy {
         let shared = Arc::new(Shared {
             target: Mutex::new(target),
             paused: watch::Sender::new(false),
+            answers_paused: watch::Sender::new(false),
             refusing: watch::Sender::new(false),
             cut: watch::Sender::new(0),
             open: AtomicUsize::new(0),
@@ -88,11 +91,18 @@ impl Proxy {
     /// Holds back every byte in both directions while connections stay open, as a stalled network does.
     pub fn pause(&self) {
         self.shared.paused.send_replace(true);
+        self.hold_answers();
+    }
+
+    /// Holds back what the target says, while it hears everything: what it did by then, nobody else knows.
+    pub fn hold_answers(&self) {
+        self.shared.answers_paused.send_replace(true);
     }
 
     /// Lets the bytes held back, and all later ones, through.
     pub fn resume(&self) {
         self.shared.paused.send_replace(false);
+        self.shared.answers_paused.send_replace(false);
     }
 
     /// Closes every open connection on both sides; new ones are taken.
@@ -153,8 +163,10 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         shared.open.fetch_add(1, Ordering::SeqCst);
         tokio::spawn(async move {
             tokio::select! {
-                _ = relay(stream, &shared) => {}
+                // Nothing that was held back gets through after a cut.
+                biased;
                 _ = cut.changed() => {}
+                _ = relay(stream, &shared) => {}
             }
             shared.open.fetch_sub(1, Ordering::SeqCst);
         });
@@ -180,7 +192,7 @@ async fn relay(client: TcpStream, shared: &Shared) -> io::Result<()> {
     let (server_read, server_write) = tokio::io::split(server);
     tokio::try_join!(
         pump(client_read, server_write, shared.paused.subscribe()),
-        pump(server_read, client_write, shared.paused.subscribe()),
+        pump(server_read, client_write, shared.answers_paused.subscribe()),
     )?;
     Ok(())
 }
@@ -210,17 +222,30 @@ mod tests {
     use super::*;
 
     async fn echo() -> SocketAddr {
+        echo_and_count().await.0
+    }
+
+    /// Says how many bytes it heard, too.
+    async fn echo_and_count() -> (SocketAddr, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let heard = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&heard);
         tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let counted = Arc::clone(&counted);
                 tokio::spawn(async move {
-                    let (mut read, mut write) = stream.into_split();
-                    tokio::io::copy(&mut read, &mut write).await
+                    let mut buffer = [0; 64];
+                    while let Ok(count @ 1..) = stream.read(&mut buffer).await {
+                        counted.fetch_add(count, Ordering::SeqCst);
+                        if stream.write_all(&buffer[..count]).await.is_err() {
+                            break;
+                        }
+                    }
                 });
             }
         });
-        address
+        (address, heard)
     }
 
     async fn exchange(stream: &mut TcpStream) -> io::Result<[u8; 4]> {
@@ -245,8 +270,19 @@ mod tests {
             assert_eq!(held.await.unwrap(), *b"ping");
         }
 
+        let heard = echo_and_count().await;
+        proxy.retarget(Target::Tcp(heard.0));
+        let mut unanswered = TcpStream::connect(proxy.address()).await.unwrap();
+        assert_eq!(exchange(&mut unanswered).await.unwrap(), *b"ping");
+        proxy.hold_answers();
+        let answer = timeout(Duration::from_millis(50), exchange(&mut unanswered));
+        assert!(answer.await.is_err());
+        assert_eq!(heard.1.load(Ordering::SeqCst), 8, "it heard both");
+        proxy.resume();
+
         proxy.cut();
         assert!(exchange(&mut stream).await.is_err());
+        assert!(exchange(&mut unanswered).await.is_err());
 
         proxy.refuse(true);
         let mut refused = TcpStream::connect(proxy.address()).await.unwrap();
@@ -256,6 +292,6 @@ mod tests {
         proxy.retarget(Target::Tcp(echo().await));
         let mut again = TcpStream::connect(proxy.address()).await.unwrap();
         assert_eq!(exchange(&mut again).await.unwrap(), *b"ping");
-        assert_eq!(proxy.accepted_connections(), 3);
+        assert_eq!(proxy.accepted_connections(), 4);
     }
 }

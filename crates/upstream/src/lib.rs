@@ -35,6 +35,10 @@
 //! it takes any field as absent that has an unknown shape, and names what it skipped. [`NpmRegistry::read_tarball`] is what the
 //! publisher put into one version; not a byte of it is looked at before its Subresource Integrity was verified.
 //!
+//! # Listings
+//!
+//! [`HttpListing`] reads what a provider runs from an address of the operator's own, a page at a time.
+//!
 //! # Steps of sagas
 //!
 //! [`HttpAction`] is apart from all this: its requests have effects, so that it never repeats one, and a definition says where they
@@ -51,12 +55,14 @@ mod action;
 mod address;
 mod error;
 mod http;
+mod listing;
 mod npm;
 
 pub use action::{HttpAction, HttpActionOptions, HttpCall, HttpOutcome};
 pub use address::ShownUrl;
 pub use error::Error;
 pub use http::{Answer, BodyEncoding, Credential, Get, HttpClient, HttpOptions, METRIC_NAMES};
+pub use listing::{HttpListing, ListedResource, ListingPages};
 pub use npm::{
     Algorithm, Integrity, InvalidIntegrity, InvalidName, NpmConfig, NpmRegistry, PackageName,
     Packument, PackumentAnswer, PackumentWarning, Places, Repository, TarballFindings, TarballHost,

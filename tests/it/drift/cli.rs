@@ -60,7 +60,7 @@ async fn a_wrong_size_is_found_accepted_and_found_no_more() {
                 .told(0, "resource report do/droplet/4711 --attributes live.json")
                 .await
                 .trim(),
-            "1 first"
+            "reported 1 resource: 1 first"
         );
 
         let told = stage.told(2, "drift detect").await;
@@ -128,12 +128,6 @@ async fn detect_exits_with_numbers_of_its_own() {
     let stage = Stage::start(Engine::Sqlite).await;
     stage.file("spec.toml", "size_slug = \"s-1vcpu-1gb\"\n");
     stage.file("live.json", &resized().to_string());
-    assert!(
-        stage
-            .told(0, "drift detect")
-            .await
-            .starts_with("in sync; compared 0 resources")
-    );
     let told = stage.told(1, "drift detect do/droplet/1").await;
     assert!(told.contains("NOT_FOUND RESOURCE_NOT_FOUND"), "{told}");
     stage.told(1, "drift detect --ful").await;
@@ -147,20 +141,90 @@ async fn detect_exits_with_numbers_of_its_own() {
             "resource record do/droplet/1 --spec spec.toml --label env=prod",
         )
         .await;
-    // Nobody has looked: that is no proof.
-    let output = stage.server.cli(&["drift", "detect", "do/droplet/1"]).await;
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert!(
-        output
-            .stderr
-            .contains("could not be compared: not observed"),
-        "{output:?}"
-    );
     stage
         .told(0, "resource report do/droplet/1 --attributes live.json")
         .await;
     stage.told(2, "drift detect do/droplet/1").await;
     stage.told(2, "drift detect --label env=prod").await;
+}
+
+/// What could not be compared is not in sync.
+#[tokio::test]
+async fn that_nothing_could_be_compared_is_an_error() {
+    let stage = Stage::start(Engine::Sqlite).await;
+    let unproven = async |line: &str, complaint: &str, counts: Value| {
+        let output = stage.server.cli(&line.split(' ').collect::<Vec<_>>()).await;
+        assert_eq!(output.status.code(), Some(1), "{line}: {output:?}");
+        assert!(output.stdout.starts_with("unproven; "), "{output:?}");
+        assert!(output.stderr.contains(complaint), "{line}: {output:?}");
+        let told = stage.told_json(1, line).await;
+        assert_eq!(told["result"], "unproven", "{line}");
+        assert_eq!(told["proof"]["not_compared"], counts, "{line}");
+    };
+    let none = || serde_json::json!({});
+    unproven("drift detect", "no resource is recorded", none()).await;
+    stage.file("spec.json", &spec().to_string());
+    stage.file("live.json", &live().to_string());
+    stage
+        .told(
+            0,
+            "resource record do/droplet/1 --spec spec.json --label env=prod",
+        )
+        .await;
+    let one = || serde_json::json!({ "not_observed": 1 });
+    for line in ["do/droplet/1", "", "--full", "--label env=prod"] {
+        let line = format!("drift detect {line}");
+        let complaint = "error: nothing could be compared: 1 not observed\n";
+        unproven(line.trim(), complaint, one()).await;
+    }
+    let mistyped = "no resource has these labels";
+    unproven("drift detect --label env=prd", mistyped, none()).await;
+    // A look that fails, and a record that is not applied.
+    let id = stage.told(0, "inventory begin do").await;
+    stage
+        .told(0, &format!("inventory end {} --failed cut", id.trim()))
+        .await;
+    stage
+        .told(0, "resource record do/droplet/2 --spec spec.json --pending")
+        .await;
+    let two = serde_json::json!({ "unreadable": 1, "pending": 1 });
+    unproven("drift detect", "1 pending, 1 unreadable", two).await;
+    // Nobody asks for what is only reported.
+    stage
+        .told(0, "resource report do/droplet/3 --attributes live.json")
+        .await;
+    let nobody = serde_json::json!({ "unrecorded": 1 });
+    unproven("drift detect do/droplet/3", "recorded by nobody", nobody).await;
+
+    // Some of it is enough, unless asked otherwise.
+    stage
+        .told(0, "resource report do/droplet/1 --attributes live.json")
+        .await;
+    let told = stage.told(0, "drift detect").await;
+    assert!(told.starts_with("in sync; compared 1 resource"), "{told}");
+    assert!(
+        told.contains("; 1 resource could not be compared: 1 pending"),
+        "{told}"
+    );
+    let output = stage.server.cli(&["drift", "detect", "--strict"]).await;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(
+        output
+            .stderr
+            .contains("not everything could be compared: 1 pending"),
+        "{output:?}"
+    );
+    stage.told(0, "drift detect do/droplet/1 --strict").await;
+    stage
+        .told(0, "drift detect --label env=prod --strict")
+        .await;
+    // What drifted did so, whatever else is not known.
+    stage.file("live.json", &resized().to_string());
+    stage
+        .told(0, "resource report do/droplet/1 --attributes live.json")
+        .await;
+    let told = stage.told_json(2, "drift detect --strict").await;
+    assert_eq!(told["result"], "drifted");
 }
 
 #[tokio::test]
@@ -180,7 +244,7 @@ async fn hiding_is_said_and_ended() {
         .told(0, &format!("drift snooze {seen} --for 7d --reason later"))
         .await;
     assert!(
-        told.contains("do/droplet/1/size_slug is hidden, ends in 6d"),
+        told.contains("do/droplet/1/size_slug is hidden, ends in 7d"),
         "{told}"
     );
     let told = stage.told(0, "drift detect").await;
@@ -256,7 +320,10 @@ async fn many_are_reported_from_a_file_within_an_inventory() {
             &format!("resource report --from many.jsonl --inventory {id}"),
         )
         .await;
-    assert_eq!(told.trim(), "1199 first, 1 refused");
+    assert_eq!(
+        told.trim(),
+        "reported 1200 resources: 1199 first, 1 refused"
+    );
     let told = stage
         .told_json(0, &format!("inventory end {id} --complete"))
         .await;

@@ -1,40 +1,38 @@
-//! An agent in Python, by reflection alone: it reports what a provider runs, loses a page on the way, and sees its drifts.
+//! An agent in Python, with the stubs that the stock generator makes of the contract: it reports what a provider runs, loses the answer
+//! to a page on the way, and sees its drifts.
 
 use serde_json::{Value, json};
-use steadfast_testkit::foreign::python;
+use steadfast_client::api::drift::v1::{InventoryState, ListInventoriesRequest};
+use steadfast_testkit::{
+    foreign::python_with_stubs,
+    proxy::{Proxy, Target},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
 
 use super::stage::Stage;
-use crate::scene::Engine;
+use crate::scene::{Engine, eventually};
 
 const AGENT: &str = r#"
-import json, sys, time, grpc
-from google.protobuf import descriptor_pool, json_format, message_factory
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+import json, socket, grpc
+from steadfast.drift.v1 import drift_pb2 as drift, drift_pb2_grpc, resource_pb2 as resource, resource_pb2_grpc
+from google.protobuf.duration_pb2 import Duration
 
 channel = grpc.insecure_channel(sys.argv[1])
-pool = descriptor_pool.DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
-COUNT, PAGE = int(sys.argv[2]), 1000
-
-def method(service, name):
-    found = pool.FindServiceByName("steadfast.drift.v1." + service).FindMethodByName(name)
-    request = message_factory.GetMessageClass(found.input_type)
-    answer = message_factory.GetMessageClass(found.output_type)
-    path = f"/steadfast.drift.v1.{service}/{name}"
-    call = channel.unary_unary(path, request_serializer=request.SerializeToString, response_deserializer=answer.FromString)
-    return call, lambda fields: json_format.ParseDict(fields, request())
-
-def ask(service, name, timeout=60, **fields):
-    call, message = method(service, name)
-    return json_format.MessageToDict(call(message(fields), timeout=timeout))
+COUNT, PAGE, LOST = int(sys.argv[2]), 1000, 3
+resources = resource_pb2_grpc.ResourceServiceStub(channel)
+drifts = drift_pb2_grpc.DriftServiceStub(channel)
 
 def key(number):
-    return {"provider": "python", "type": "server", "id": f"{number:05}"}
+    return resource.ResourceKey(provider="python", type="server", id=f"{number:05}")
 
-record, message = method("ResourceService", "RecordResource")
 waiting = []
 for number in range(COUNT):
     spec = {"size": 1 + number % 4, "zone": f"zone-{number % 7}", "tags": ["a", "b"], "backups": number % 2 == 0}
-    waiting.append(record.future(message({"key": key(number), "specJson": json.dumps(spec)}), timeout=60))
+    request = resource.RecordResourceRequest(key=key(number), spec_json=json.dumps(spec), recorded_by="agent.py")
+    waiting.append(resources.RecordResource.future(request, timeout=60))
     if len(waiting) == 500:
         for future in waiting:
             future.result()
@@ -45,70 +43,124 @@ for future in waiting:
 # What the provider says: other shapes of the same, and in one of a thousand another size.
 def live(number):
     size = 9 if number % 1000 == 7 else 1 + number % 4
-    return {"size": str(size), "attrs": {"zone": f"zone-{number % 7}"}, "tags": ["b", "a"], "backups": str(number % 2 == 0).lower(), "uptime": number}
+    there = {"size": str(size), "attrs": {"zone": f"zone-{number % 7}"}, "tags": ["b", "a"], "backups": str(number % 2 == 0).lower()}
+    return resource.Observation(key=key(number), attributes_json=json.dumps(there))
 
-told = {"failures": 0, "first": 0}
-inventory = ask("ResourceService", "BeginInventory", scope={"provider": "python"}, source="agent.py")["inventory"]
+told = {"failures": [], "outcomes": {}}
+scope = resource.InventoryScope(provider="python")
+inventory = resources.BeginInventory(resource.BeginInventoryRequest(scope=scope, source="agent.py"), timeout=60).inventory
 for page in range(0, COUNT, PAGE):
-    observations = [{"key": key(number), "attributesJson": json.dumps(live(number))} for number in range(page, page + PAGE)]
-    fails = page == 3 * PAGE
+    if page == LOST * PAGE:
+        # The test stands between this agent and the server, and waits for this.
+        control = socket.create_connection(("127.0.0.1", int(sys.argv[3])))
+        control.sendall(b"next")
+        assert control.recv(2) == b"go"
+    request = resource.ReportResourcesRequest(inventory_id=inventory.id, observations=[live(number) for number in range(page, page + PAGE)])
     while True:
         try:
-            # The first answer of this page is not waited for: whether it was written, the agent cannot know.
-            answer = ask("ResourceService", "ReportResources", timeout=0.002 if fails else 60, inventoryId=inventory["id"], observations=observations)
+            # After a failure there may be no connection for a moment.
+            answer = resources.ReportResources(request, timeout=60, wait_for_ready=True)
+            break
         except grpc.RpcError as error:
-            assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED, error
-            told["failures"] += 1
-            fails = False
-            continue
-        outcomes = [result.get("outcome") for result in answer["results"]]
-        assert len(outcomes) == PAGE and None not in outcomes, answer
-        break
-told["ended"] = ask("ResourceService", "EndInventory", id=inventory["id"], complete=True)["inventory"]
+            told["failures"].append([page // PAGE, error.code().name])
+    names = [resource.ReportOutcome.Name(result.outcome) for result in answer.results]
+    assert len(names) == PAGE and all(result.WhichOneof("result") == "outcome" for result in answer.results)
+    for name in names:
+        told["outcomes"][name] = told["outcomes"].get(name, 0) + 1
+ended = resources.EndInventory(resource.EndInventoryRequest(id=inventory.id, complete=True), timeout=60).inventory
+told["ended"] = {"state": resource.InventoryState.Name(ended.state), "missed": ended.missed, "reported": ended.reported, "changed": ended.changed}
 
 # The end of the inventory asked for a sweep: this joins it, or follows it.
 while True:
-    detected = ask("DriftService", "DetectDrift", waitTimeout="50s", triggeredBy="agent.py")
-    if detected["sweep"]["state"] == "SWEEP_STATE_COMPLETED" and not detected.get("joined"):
+    detected = drifts.DetectDrift(drift.DetectDriftRequest(wait_timeout=Duration(seconds=50), triggered_by="agent.py"), timeout=60)
+    if detected.sweep.state == drift.SWEEP_STATE_COMPLETED and not detected.joined:
         break
-drifts = ask("DriftService", "ListDrifts", provider="python")["drifts"]
-told["drifts"] = sorted([drift["key"]["id"], drift["path"], drift["expectedJson"], drift["actualJson"]] for drift in drifts)
-told["in_sync"] = 0
-token = ""
+found = drifts.ListDrifts(drift.ListDriftsRequest(provider="python"), timeout=60).drifts
+told["drifts"] = sorted([one.key.id, one.path, one.expected_json, one.actual_json, drift.DriftKind.Name(one.kind)] for one in found)
+told["in_sync"], token = 0, ""
 while True:
-    page = ask("ResourceService", "ListResources", verdicts=["VERDICT_IN_SYNC"], pageSize=1000, pageToken=token)
-    told["in_sync"] += len(page.get("resources", []))
-    token = page.get("nextPageToken", "")
+    page = resources.ListResources(resource.ListResourcesRequest(verdicts=[resource.VERDICT_IN_SYNC], page_size=1000, page_token=token), timeout=60)
+    told["in_sync"] += len(page.resources)
+    token = page.next_page_token
     if not token:
         break
 print(json.dumps(told))
 "#;
 
+/// The page whose answer is lost.
+const LOST: usize = 3;
+
+/// Cuts the agent's connection once the server has written a page, whose answer it holds back.
+async fn lose_an_answer(stage: &Stage, proxy: &Proxy, control: &TcpListener) {
+    let (mut agent, _) = control.accept().await.expect("the agent connects");
+    let mut next = [0; 4];
+    agent.read_exact(&mut next).await.expect("it says so");
+    assert_eq!(&next, b"next");
+    proxy.hold_answers();
+    agent.write_all(b"go").await.expect("it waits for that");
+    let written = i64::try_from((LOST + 1) * 1_000).expect("a small number");
+    eventually("the page to be written", async || {
+        let mut client = stage.connection.resources();
+        let request = ListInventoriesRequest::default();
+        let listed = stage.connection.call(client.list_inventories(request));
+        let inventory = listed.await.expect("they are listed").inventories.remove(0);
+        assert_eq!(inventory.state(), InventoryState::Running);
+        (inventory.reported == written).then_some(())
+    })
+    .await;
+    proxy.cut();
+    proxy.resume();
+}
+
 async fn agent_reports(engine: Engine, count: usize) {
     let stage = Stage::start(engine).await;
-    let arguments = [stage.server.grpc_address(), &count.to_string()];
-    let told: Value = python(AGENT, &arguments).await.json();
-    assert_eq!(told["failures"], 1, "{told}");
-    let ended = &told["ended"];
-    assert_eq!(ended["state"], "INVENTORY_STATE_COMPLETE");
-    assert_eq!(ended["missed"], Value::Null, "{ended}");
+    let server = stage.server.grpc_address().parse().expect("an address");
+    let proxy = Proxy::start(Target::Tcp(server)).await;
+    let control = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let port = control
+        .local_addr()
+        .expect("it is bound")
+        .port()
+        .to_string();
+    let (address, count_text) = (proxy.address().to_string(), count.to_string());
+    let arguments = [address.as_str(), &count_text, &port];
+    let (output, ()) = tokio::join!(
+        python_with_stubs(AGENT, &arguments),
+        lose_an_answer(&stage, &proxy, &control)
+    );
+    let told: Value = output.json();
+    assert_eq!(told["failures"], json!([[LOST, "UNAVAILABLE"]]), "{told}");
+    // What was written and not answered is nothing new when it comes again.
+    let (first, again) = (count - 1_000, 1_000);
+    let outcomes = json!({ "REPORT_OUTCOME_FIRST": first, "REPORT_OUTCOME_UNCHANGED": again });
+    assert_eq!(told["outcomes"], outcomes);
+    let ended = json!({
+        "state": "INVENTORY_STATE_COMPLETE", "missed": 0, "reported": count + again, "changed": count,
+    });
+    assert_eq!(told["ended"], ended, "{engine:?}");
     let expected: Vec<_> = (7..count)
         .step_by(1_000)
         .map(|number| {
-            let size = 1 + number % 4;
-            json!([format!("{number:05}"), "/size", size.to_string(), "\"9\""])
+            let size = (1 + number % 4).to_string();
+            json!([
+                format!("{number:05}"),
+                "/size",
+                size,
+                "\"9\"",
+                "DRIFT_KIND_CHANGED"
+            ])
         })
         .collect();
     assert_eq!(told["drifts"], json!(expected), "{engine:?}");
     assert_eq!(told["in_sync"], count - expected.len());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_agent_reports_ten_thousand_resources_and_sees_its_drifts() {
     agent_reports(Engine::Postgres, 10_000).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_agent_reports_to_the_embedded_database() {
-    agent_reports(Engine::Sqlite, 4_000).await;
+    agent_reports(Engine::Sqlite, 10_000).await;
 }

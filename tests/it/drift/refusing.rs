@@ -4,9 +4,10 @@ use serde_json::json;
 use steadfast_client::{
     Code, Error,
     api::drift::v1::{
-        DetectDriftRequest, GetDriftRequest, GetInventoryRequest, GetPolicyRequest,
-        GetResourceRequest, GetSweepRequest, ListDriftsRequest, ListResourcesRequest, Observation,
-        RecordResourceRequest, report_resources_response::result::Result as ReportResult,
+        CreatePolicyRequest, DetectDriftRequest, GetDriftRequest, GetInventoryRequest,
+        GetPolicyRequest, GetResourceRequest, GetSweepRequest, ListDriftsRequest,
+        ListResourcesRequest, Observation, Policy, RecordResourceRequest,
+        report_resources_response::result::Result as ReportResult,
     },
 };
 
@@ -80,6 +81,48 @@ async fn a_wrong_argument_is_named() {
     };
     let refused = stage.connection.call(drifts.list_drifts(list)).await;
     assert_field(&refused.expect_err("half a name"), "id");
+    let list = ListDriftsRequest {
+        provider: "do".to_owned(),
+        r#type: "droplet".to_owned(),
+        id: "x".repeat(257),
+        ..ListDriftsRequest::default()
+    };
+    let refused = stage.connection.call(drifts.list_drifts(list)).await;
+    assert_field(&refused.expect_err("too long"), "id");
+    let mut policies = stage.connection.policies();
+    for (policy, field) in [
+        (
+            Policy {
+                provider: "a/b".to_owned(),
+                ..Policy::default()
+            },
+            "policy.provider",
+        ),
+        (
+            Policy {
+                path: "/a\0".to_owned(),
+                ..Policy::default()
+            },
+            "policy.path",
+        ),
+        (
+            Policy {
+                labels: [(String::new(), "b".to_owned())].into(),
+                ..Policy::default()
+            },
+            "policy.labels",
+        ),
+    ] {
+        let request = CreatePolicyRequest {
+            policy: Some(Policy {
+                name: "noise".to_owned(),
+                ..policy
+            }),
+            actor: "ann".to_owned(),
+        };
+        let refused = stage.connection.call(policies.create_policy(request)).await;
+        assert_field(&refused.expect_err(field), field);
+    }
     let refused = stage.accept("0190", "").await.expect_err("unseen");
     assert_field(&refused, "etag");
     assert_eq!(stage.revision().await, 0, "nothing was written");
@@ -163,8 +206,9 @@ async fn one_wrong_report_does_not_stop_the_others() {
             .map(|result| match result {
                 ReportResult::Outcome(outcome) => outcome.to_string(),
                 ReportResult::Error(error) => format!(
-                    "{}{}",
+                    "{} {} {}",
                     error.reason,
+                    error.metadata["field"],
                     error.metadata.contains_key("out_of_scope")
                 ),
             })
@@ -173,9 +217,9 @@ async fn one_wrong_report_does_not_stop_the_others() {
             told,
             [
                 "1",
-                "INVALID_ARGUMENTfalse",
-                "INVALID_ARGUMENTtrue",
-                "INVALID_ARGUMENTfalse",
+                "INVALID_ARGUMENT attributes_json false",
+                "INVALID_ARGUMENT key true",
+                "INVALID_ARGUMENT age false",
                 "1"
             ]
         );

@@ -1,6 +1,6 @@
 //! A server, and what a test asks it about resources.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use steadfast_client::{
@@ -13,7 +13,7 @@ use steadfast_client::{
         Sweep, SweepState, report_resources_response::result::Result as ReportResult,
     },
 };
-use steadfast_testkit::{Server, TestDatabase};
+use steadfast_testkit::{Server, TestDatabase, process::ServerBuilder};
 
 use crate::scene::{Engine, connection, head};
 
@@ -48,7 +48,8 @@ pub(super) const WHO: (&str, &str) = ("ann", "a test");
 pub(super) struct Stage {
     pub(super) server: Server,
     pub(super) connection: Connection,
-    database: Option<TestDatabase>,
+    pub(super) database: Option<Arc<TestDatabase>>,
+    builder: ServerBuilder,
 }
 
 pub(super) fn key(kind: &str, id: &str) -> Option<ResourceKey> {
@@ -71,25 +72,44 @@ pub(super) fn observation(id: &str, attributes: &Value) -> Observation {
 
 impl Stage {
     pub(super) async fn start(engine: Engine) -> Self {
-        let database = engine.database().await;
+        Self::start_with(engine, "", |builder| builder).await
+    }
+
+    /// With more of a configuration.
+    pub(super) async fn start_with(
+        engine: Engine,
+        more: &str,
+        adjust: impl FnOnce(ServerBuilder) -> ServerBuilder,
+    ) -> Self {
+        let database = engine.database().await.map(Arc::new);
         let mut builder = Server::builder()
-            .configuration(CONFIGURATION)
+            .configuration(format!("{CONFIGURATION}{more}"))
             .variable("STEADFAST_SECRET_DRIFT_KEY", "sixteen bytes or more");
         if let Some(database) = &database {
             builder = builder.database_url(database.url());
         }
+        Self::of(adjust(builder), database).await
+    }
+
+    /// Another server of the same kind: a replica on the same database, or what starts again in the same directory.
+    pub(super) async fn another(&self) -> Self {
+        Self::of(self.builder.clone(), self.database.clone()).await
+    }
+
+    async fn of(builder: ServerBuilder, database: Option<Arc<TestDatabase>>) -> Self {
         let server = builder.start().await;
         Self {
             connection: connection(&server).await,
             server,
             database,
+            builder,
         }
     }
 
-    /// Runs statements behind the server's back; on PostgreSQL.
-    pub(super) async fn psql(&self, sql: &str) {
+    /// Runs statements behind the server's back, and returns the rows that they print; on PostgreSQL.
+    pub(super) async fn psql(&self, sql: &str) -> String {
         let database = self.database.as_ref().expect("it is PostgreSQL");
-        database.psql(sql).await;
+        database.psql(sql).await
     }
 
     pub(super) async fn revision(&self) -> i64 {
@@ -120,10 +140,12 @@ impl Stage {
     }
 
     pub(super) async fn get(&self, id: &str) -> Resource {
+        self.get_of("droplet", id).await
+    }
+
+    pub(super) async fn get_of(&self, kind: &str, id: &str) -> Resource {
         let mut client = self.connection.resources();
-        let request = GetResourceRequest {
-            key: key("droplet", id),
-        };
+        let request = GetResourceRequest { key: key(kind, id) };
         let answer = self.connection.call(client.get_resource(request)).await;
         answer.expect("it is there").resource.expect("a resource")
     }

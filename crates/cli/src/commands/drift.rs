@@ -4,6 +4,7 @@ mod decide;
 mod detect;
 mod diff;
 mod list;
+mod proof;
 mod report;
 mod sweep;
 
@@ -22,8 +23,9 @@ pub(super) use list::SeverityArg;
 pub(crate) enum DriftCommand {
     /// Compare what is due, and say whether anything drifted
     ///
-    /// The exit code is 0 if everything is as it was asked for, 2 if something is not, and 1 for every error. Drifts that a policy
-    /// or a snooze hides do not count.
+    /// The exit code is 0 if all that could be compared is as it was asked for, 2 if something is not, and 1 for every error.
+    /// Drifts that a policy or a snooze hides do not count. That nothing could be compared, because nothing is recorded, observed,
+    /// applied or readable, is an error too; that some of it could not be is told, and an error with --strict.
     Detect(detect::DetectArgs),
     /// List drifts, newest first
     List(list::ListArgs),

@@ -1,5 +1,7 @@
 //! `steadfast inventory`.
 
+mod run;
+
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use serde_json::json;
 use steadfast_client::api::drift::v1::{
@@ -21,6 +23,11 @@ pub(crate) enum InventoryCommand {
     Begin(BeginArgs),
     /// End an inventory
     End(EndArgs),
+    /// Have the server look at what a configured source lists
+    ///
+    /// Sources are the [[drift.inventory]] blocks of the server's configuration. Waits until it has ended; the exit code is 0 if it
+    /// is complete, and 1 if it failed.
+    Run(run::RunArgs),
     /// Show an inventory
     Get(IdArgs),
     /// List inventories, newest first
@@ -127,6 +134,7 @@ pub(crate) async fn run(command: InventoryCommand, session: &Session) -> Result<
             )?;
             return Ok(Exit::Success);
         }
+        InventoryCommand::Run(args) => return run::run(args, session).await,
         InventoryCommand::End(args) => {
             let request = EndInventoryRequest {
                 id: args.id,

@@ -79,6 +79,8 @@ pub(super) enum FindingKind {
         /// Nothing will say that it may be compared.
         still_due: bool,
     },
+    /// Nobody asks for it: what is open about its fields is stale, what is open about all of it stays, and it is still due.
+    Unsure,
     /// Leave everything as it is.
     Wait,
 }
@@ -147,6 +149,7 @@ pub(super) fn find(
             (Some(verdict), FindingKind::Differs(differences.collect()))
         }
         (Readiness::Wait, _) => (None, FindingKind::Wait),
+        (Readiness::Unsure, _) => (None, FindingKind::Unsure),
         (Readiness::Hold(verdict), _) => {
             let still_due = facts.held;
             (Some(verdict), FindingKind::Hold { still_due })
@@ -255,6 +258,8 @@ pub(super) fn settle(
 ) -> (Option<Compared>, Vec<ToAccept>) {
     let (rules, policies, now) = scene;
     let is_due = due.generation > 0 && due.due_us <= now.0;
+    let unsure = matches!(finding.kind, FindingKind::Unsure);
+    let stays_due = unsure || matches!(finding.kind, FindingKind::Hold { still_due: true });
     let said = finding.verdict.map_or("", Verdict::as_str);
     let mut write = Compared {
         key: resource.key,
@@ -263,19 +268,24 @@ pub(super) fn settle(
         live_version: resource.live_version,
         spec_version: resource.spec_version,
         verdict: (said != resource.verdict).then_some(said),
-        done: is_due,
+        done: is_due && !stays_due,
         ..Compared::default()
     };
     let mut accept = Vec::new();
-    let holds_on = matches!(finding.kind, FindingKind::Hold { still_due: true });
     let held: Vec<Difference>;
     let (differences, holds) = match &finding.kind {
         FindingKind::Wait => return (None, accept),
         FindingKind::Differs(differences) => (differences, false),
         // What is open stays as it is; but what hides it may have ended.
-        FindingKind::Hold { still_due } => {
-            write.done = is_due && !still_due;
+        FindingKind::Hold { .. } => {
             held = open.iter().filter_map(Difference::of).collect();
+            (&held, true)
+        }
+        FindingKind::Unsure => {
+            let whole = open.iter().filter(|drift| drift.kind == "unmanaged");
+            held = whole.filter_map(Difference::of).collect();
+            let said = held.first().map_or("", |_| Verdict::Drifted.as_str());
+            write.verdict = (said != resource.verdict).then_some(said);
             (&held, true)
         }
     };
@@ -287,7 +297,7 @@ pub(super) fn settle(
     let rules = rules.of(&resource.provider, &resource.kind);
     let mut labels = None;
     // Nothing else says that the saga has let go of it.
-    let mut next = (holds_on && !is_due).then_some(now);
+    let mut next = (stays_due && !is_due).then_some(now);
     let differences_or_not = differences.iter().map(|difference| (difference, holds));
     for (difference, holds) in differences_or_not.chain(unknown) {
         let labels: &BTreeMap<String, String> = labels
@@ -324,7 +334,7 @@ pub(super) fn settle(
             (_, None) => {}
         }
     }
-    if !holds {
+    if !holds || unsure {
         let closing = open.iter();
         let closing = closing.filter(|drift| {
             let differs = differences.iter().any(|one| one.path == drift.path);

@@ -4,8 +4,8 @@ use steadfast_drift::{AcceptRefusal, intake};
 use steadfast_store::ReportOutcome;
 
 use crate::{
-    hiding::{hold, release},
-    scene::{Scene, changed, rules},
+    saga::{hold, release},
+    scene::{Scene, changed, name, rules},
 };
 
 /// The scenario that the project began with: a wrong size and a right region.
@@ -229,7 +229,7 @@ async fn nothing_is_accepted_while_the_resource_is_being_changed() {
             let drift = scene.drifts("1", &["open"]).await.remove(0);
             let kind = if recorded { "changed" } else { "unmanaged" };
             assert_eq!(drift.kind, kind);
-            let saga = hold(&scene).await;
+            let saga = hold(&scene, &name("1")).await;
             let before = scene.resource("1").await;
             assert_eq!(scene.accept(&drift).await, Err(AcceptRefusal::Busy));
             assert_eq!(scene.resource("1").await, before);

@@ -50,8 +50,7 @@ impl Scene {
         let Some(database) = &self.database else {
             return Vec::new();
         };
-        let mut versions = Vec::new();
-        for table in [
+        let tables = [
             "drift_resource",
             "drift_live",
             "drift_inventory",
@@ -62,13 +61,16 @@ impl Scene {
             "drift",
             "drift_event",
             "change_log",
-        ] {
-            // A row that was locked has another `xmax`, and one that was written another place.
-            let sql = format!(
+        ];
+        // A row that was locked has another `xmax`, and one that was written another place.
+        let of_each = tables.map(|table| {
+            format!(
                 "SELECT '{table}', count(*), md5(string_agg(ctid::text || ' ' || xmin || ' ' || xmax, ',' ORDER BY ctid)) FROM {table}"
-            );
-            versions.push(database.psql(&sql).await);
-        }
+            )
+        });
+        let versions = database.psql(&of_each.join(" UNION ALL ")).await;
+        let versions: Vec<String> = versions.lines().map(str::to_owned).collect();
+        assert_eq!(versions.len(), tables.len(), "{versions:?}");
         versions
     }
 }

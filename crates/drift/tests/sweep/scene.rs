@@ -300,7 +300,12 @@ impl Scene {
     }
 
     pub(crate) async fn begin(&self) -> String {
-        let begun = self.store.begin_inventory("cloud", &[], "tests").await;
+        self.begin_of(&[]).await
+    }
+
+    /// An inventory of some types.
+    pub(crate) async fn begin_of(&self, types: &[String]) -> String {
+        let begun = self.store.begin_inventory("cloud", types, "tests").await;
         begun.unwrap().id
     }
 
@@ -367,7 +372,7 @@ impl Scene {
         let filter = DriftFilter {
             states: states.iter().map(|&state| state.to_owned()).collect(),
             provider: "cloud".to_owned(),
-            resource_kind: "vm".to_owned(),
+            resource_kind: name(id).kind,
             resource_id: id.to_owned(),
             include_suppressed: true,
             ..DriftFilter::default()
@@ -422,21 +427,46 @@ impl Scene {
         }
     }
 
+    /// Every drift there ever was: its id, its state and its version.
+    pub(crate) async fn all_drifts(&self) -> Vec<(String, String, i64)> {
+        let states = ["open", "accepted", "reverted", "stale"];
+        let filter = DriftFilter {
+            states: states.map(str::to_owned).to_vec(),
+            include_suppressed: true,
+            ..DriftFilter::default()
+        };
+        let (mut all, mut before) = (Vec::new(), String::new());
+        loop {
+            let (rows, _) = self.store.drifts(&filter, &before, 1_000).await.unwrap();
+            let Some(last) = rows.last() else { return all };
+            before.clone_from(&last.id);
+            all.extend(rows.into_iter().map(|row| (row.id, row.state, row.version)));
+        }
+    }
+
     /// Hides a drift for a time from now.
     pub(crate) async fn snooze(&self, id: &str, time: Duration) {
         let micros = i64::try_from(time.as_micros()).unwrap();
+        self.snooze_until(id, Some(micros)).await;
+    }
+
+    /// Hides a drift for a time from now, in microseconds, or shows it again. Returns until when it is hidden.
+    pub(crate) async fn snooze_until(&self, id: &str, micros: Option<i64>) -> Option<i64> {
         let snoozed = self
             .store
             .snooze_drift::<()>(id, move |_, now_us| {
                 Ok(SnoozeWrite {
-                    until_us: Some(now_us + micros),
+                    until_us: micros.map(|micros| now_us + micros),
                     actor: "ann".to_owned(),
                     reason: "later".to_owned(),
                 })
             })
             .await
             .unwrap();
-        assert!(matches!(snoozed, Accepted::Done(_)), "{snoozed:?}");
+        match snoozed {
+            Accepted::Done(scene) => scene.drift.suppressed_until_us,
+            other => panic!("{other:?}"),
+        }
     }
 
     /// Runs a statement behind everybody's back, and returns what it prints.
@@ -480,10 +510,12 @@ impl Drop for Scene {
     }
 }
 
+/// A machine, unless its id says that it is a disk.
 pub(crate) fn name(id: &str) -> ResourceName {
+    let kind = if id.starts_with("disk") { "disk" } else { "vm" };
     ResourceName {
         provider: "cloud".to_owned(),
-        kind: "vm".to_owned(),
+        kind: kind.to_owned(),
         id: id.to_owned(),
     }
 }

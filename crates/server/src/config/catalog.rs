@@ -69,33 +69,37 @@ impl Schedule {
     pub(super) fn read(reader: &mut Reader, key: &str, zone_key: &str) -> Option<Self> {
         let time_zone = read_time_zone(reader, zone_key);
         let expression = reader.optional_text(key)?;
+        match Self::parse(&expression, time_zone) {
+            Ok(schedule) => Some(schedule),
+            Err((allowed, remedy)) => {
+                reader.refuse(key, allowed, remedy);
+                None
+            }
+        }
+    }
+
+    /// Understands an expression. If it cannot be: what is allowed, and the remedy.
+    pub(super) fn parse(expression: &str, time_zone: Tz) -> Result<Self, (String, &'static str)> {
         let parser = CronParser::builder()
             .seconds(Seconds::Disallowed)
             .year(Year::Disallowed)
             .build();
-        let cron = match parser.parse(&expression) {
-            Ok(cron) => cron,
-            Err(error) => {
-                let allowed = format!(
-                    "five cron fields: minute, hour, day of month, month, day of week ({error})"
-                );
-                let remedy =
-                    "write for example \"0 3 * * *\" for every night at three, or leave it empty";
-                reader.refuse(key, allowed, remedy);
-                return None;
-            }
-        };
+        let cron = parser.parse(expression).map_err(|error| {
+            let fields = "minute, hour, day of month, month, day of week";
+            (
+                format!("five cron fields: {fields} ({error})"),
+                "write for example \"0 3 * * *\" for every night at three, or leave it empty",
+            )
+        })?;
         let next = cron.find_next_occurrence(&Utc::now().with_timezone(&time_zone), false);
         if let Err(CronError::TimeSearchLimitExceeded | CronError::InvalidDate) = next {
-            reader.refuse(
-                key,
-                "a schedule that comes due at some time",
+            return Err((
+                "a schedule that comes due at some time".to_owned(),
                 "name a day that exists in its month",
-            );
-            return None;
+            ));
         }
-        Some(Self {
-            expression,
+        Ok(Self {
+            expression: expression.to_owned(),
             cron,
             time_zone,
         })
@@ -108,12 +112,18 @@ impl fmt::Debug for Schedule {
     }
 }
 
+/// The zone of a name; if there is none, the one whose name is most like it.
+pub(super) fn time_zone(name: &str) -> Result<Tz, Option<&'static str>> {
+    name.parse().map_err(|_| {
+        let known = chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name());
+        nearest(name, known)
+    })
+}
+
 fn read_time_zone(reader: &mut Reader, key: &str) -> Tz {
     let name = reader.text(key);
-    name.parse().unwrap_or_else(|_| {
-        let known = chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name());
-        let remedy =
-            nearest(&name, known).map_or_else(String::new, |near| format!("did you mean {near}?"));
+    time_zone(&name).unwrap_or_else(|near| {
+        let remedy = near.map_or_else(String::new, |near| format!("did you mean {near}?"));
         let allowed = "the name of an IANA time zone, for example UTC or Europe/Vienna";
         reader.refuse(key, allowed, &remedy);
         Tz::UTC

@@ -5,8 +5,9 @@ use std::{collections::BTreeSet, time::Duration};
 use steadfast_drift::{Comparator, Declaration, HashKey, Rules, intake};
 
 use super::{
+    blocks::Blocks,
     catalog::Schedule,
-    error::{ConfigError, Origin},
+    inventory::{self, InventorySource},
     layers::{COMPARATORS, nearest},
     reader::Reader,
     value::{Located, Value},
@@ -23,6 +24,8 @@ pub struct Drift {
     pub hash_key: Option<String>,
     /// When to sweep by the clock; `None` for never.
     pub sweep_schedule: Option<Schedule>,
+    /// What the server itself lists.
+    pub inventories: Vec<InventorySource>,
     /// How long closed drifts and events are kept.
     pub history: Duration,
     /// Ended inventories that are kept.
@@ -41,12 +44,6 @@ const DAY: Duration = Duration::from_secs(86_400);
 /// What stands for the secret while declarations are checked: whether there is one is all that matters.
 const ANY_KEY: &str = "any key of sixteen bytes or more";
 
-/// Where blocks are read from.
-struct Blocks<'a> {
-    reader: &'a mut Reader,
-    origin: Origin,
-}
-
 // === impl Drift ===
 
 impl Drift {
@@ -57,14 +54,10 @@ impl Drift {
             sweep_schedule: Schedule::read(reader, "drift.sweep_schedule", "drift.sweep_time_zone"),
             history: DAY * reader.integer::<u32>("drift.history_days", 1..=3_650),
             inventory_history: reader.integer("drift.inventory_history", 1..=100_000),
+            inventories: inventory::read(reader),
             comparators: Vec::new(),
         };
-        let setting = reader.setting(COMPARATORS);
-        let mut blocks = Blocks {
-            reader,
-            origin: setting.origin,
-        };
-        let comparators = blocks.read_all(&setting.value, &drift);
+        let comparators = read_comparators(reader, &drift);
         Self {
             comparators,
             ..drift
@@ -85,12 +78,7 @@ impl Drift {
 
 fn read_hash_key(reader: &mut Reader) -> Option<String> {
     let name = reader.optional_text(HASH_KEY)?;
-    let is_name = name.starts_with(|letter: char| letter.is_ascii_uppercase())
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
-        && !name.contains("__");
-    if !is_name {
+    if !is_secret_name(&name) {
         reader.refuse(
             HASH_KEY,
             "the name of a secret: capital letters, digits and single underscores",
@@ -98,6 +86,15 @@ fn read_hash_key(reader: &mut Reader) -> Option<String> {
         );
     }
     Some(name)
+}
+
+/// Whether a text is the name of a secret; the secret itself is never in the configuration.
+pub(super) fn is_secret_name(name: &str) -> bool {
+    name.starts_with(|letter: char| letter.is_ascii_uppercase())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
+        && !name.contains("__")
 }
 
 fn read_unmanaged(reader: &mut Reader) -> BTreeSet<String> {
@@ -127,165 +124,106 @@ fn read_unmanaged(reader: &mut Reader) -> BTreeSet<String> {
     }
 }
 
-// === impl Blocks ===
-
-impl Blocks<'_> {
-    fn read_all(&mut self, value: &Value, drift: &Drift) -> Vec<Declaration> {
-        let items = match value {
-            Value::List(items) if items.len() <= MAX_COMPARATORS => items,
-            other => {
-                let found = match other {
-                    Value::List(items) => format!("{} comparators", items.len()),
-                    other => other.kind().to_owned(),
-                };
-                self.refuse(
-                    COMPARATORS,
-                    None,
-                    found,
-                    &format!("a list of at most {MAX_COMPARATORS} tables"),
-                    "begin each comparator with [[drift.comparator]], in double brackets",
-                );
-                return Vec::new();
-            }
-        };
-        let mut places = Vec::new();
-        let mut declarations = Vec::new();
-        for (index, item) in items.iter().enumerate() {
-            let path = format!("{COMPARATORS}[{index}]");
-            if let Some(declaration) = self.read_one(&path, item) {
-                places.push((path, item.line));
-                declarations.push(declaration);
-            }
+fn read_comparators(reader: &mut Reader, drift: &Drift) -> Vec<Declaration> {
+    let (mut blocks, value) = Blocks::of(reader, COMPARATORS);
+    let items = match &value {
+        Value::List(items) if items.len() <= MAX_COMPARATORS => items,
+        other => {
+            let found = match other {
+                Value::List(items) => format!("{} comparators", items.len()),
+                other => other.kind().to_owned(),
+            };
+            blocks.refuse(
+                COMPARATORS,
+                None,
+                found,
+                &format!("a list of at most {MAX_COMPARATORS} tables"),
+                "begin each comparator with [[drift.comparator]], in double brackets",
+            );
+            return Vec::new();
         }
-        let key = drift.hash_key.as_ref().and_then(|_| HashKey::new(ANY_KEY));
-        if let Err(problems) = Rules::new(&declarations, &drift.unmanaged, key) {
-            for problem in problems {
-                let (path, line) = &places[problem.index];
-                let declared = &declarations[problem.index];
-                let found = match problem.field {
-                    "path" => format!("{:?}", declared.path),
-                    _ => "\"secret\"".to_owned(),
-                };
-                let path = format!("{path}.{}", problem.field);
-                let remedy = match problem.field {
-                    "kind" => "name a secret in drift.hash_key",
-                    _ => "correct it, or remove one of the two",
-                };
-                self.refuse(&path, Some(*line), found, &problem.message, remedy);
-            }
+    };
+    let mut places = Vec::new();
+    let mut declarations = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        if let Some(declaration) = read_comparator(&mut blocks, index, item) {
+            places.push((format!("{COMPARATORS}[{index}]"), item.line));
+            declarations.push(declaration);
         }
-        declarations
     }
+    let key = drift.hash_key.as_ref().and_then(|_| HashKey::new(ANY_KEY));
+    if let Err(problems) = Rules::new(&declarations, &drift.unmanaged, key) {
+        for problem in problems {
+            let (path, line) = &places[problem.index];
+            let declared = &declarations[problem.index];
+            let found = match problem.field {
+                "path" => format!("{:?}", declared.path),
+                _ => "\"secret\"".to_owned(),
+            };
+            let path = format!("{path}.{}", problem.field);
+            let remedy = match problem.field {
+                "kind" => "name a secret in drift.hash_key",
+                _ => "correct it, or remove one of the two",
+            };
+            blocks.refuse(&path, Some(*line), found, &problem.message, remedy);
+        }
+    }
+    declarations
+}
 
-    fn read_one(&mut self, path: &str, item: &Located) -> Option<Declaration> {
-        let Value::Table(entries) = &item.value else {
-            let found = item.value.kind().to_owned();
-            let remedy = "begin each comparator with [[drift.comparator]]";
-            self.refuse(path, Some(item.line), found, "a table", remedy);
-            return None;
+fn read_comparator(blocks: &mut Blocks<'_>, index: usize, item: &Located) -> Option<Declaration> {
+    let block = blocks.block(COMPARATORS, index, item)?;
+    blocks.refuse_unknown(&block, &KEYS, &[], "");
+    let needs = "a comparator needs provider, type, path and kind";
+    let mut text = |key: &str| match block.get(key) {
+        Some(_) => blocks.text(&block, key, "correct it"),
+        None => blocks.required_text(&block, key, needs),
+    };
+    let (provider, kind, at) = (text("provider"), text("type"), text("path"));
+    let (named, key) = (text("kind"), blocks.text(&block, "key", "correct it"));
+    let (provider, kind, at) = (provider?, kind?, at?.0);
+    if let Err(wrong) = intake::name(provider.0, kind.0, "1") {
+        let (field, (text, line)) = match wrong.field {
+            "key.provider" => ("provider", provider),
+            _ => ("type", kind),
         };
-        for (key, value) in entries {
-            if !KEYS.contains(&key.as_str()) {
-                let remedy = nearest(key, KEYS.into_iter()).map_or_else(
-                    || "remove it".to_owned(),
+        let path = format!("{}.{field}", block.path);
+        let found = format!("{text:?}");
+        blocks.refuse(&path, Some(line), found, "a name", &wrong.message);
+        return None;
+    }
+    let (named, line) = named?;
+    let key = key.map(|(key, _)| key);
+    let Some(comparator) = Comparator::named(named, key) else {
+        let known = Comparator::NAMES.contains(&named);
+        let (field, allowed, remedy) = match (known, named) {
+            (true, "keyed_list") => (
+                "key",
+                "the member that names an element".to_owned(),
+                "write for example key = \"name\"".to_owned(),
+            ),
+            (true, _) => (
+                "key",
+                "only with keyed_list".to_owned(),
+                "remove it".to_owned(),
+            ),
+            (false, _) => (
+                "kind",
+                Comparator::NAMES.join(", "),
+                nearest(named, Comparator::NAMES.iter().copied()).map_or_else(
+                    || "correct it".to_owned(),
                     |near| format!("did you mean {near}?"),
-                );
-                let (path, found) = (format!("{path}.{key}"), "an unknown key".to_owned());
-                self.refuse(&path, Some(value.line), found, &KEYS.join(", "), &remedy);
-            }
-        }
-        let mut text = |key: &str| match entries.iter().find(|(name, _)| name == key) {
-            Some((
-                _,
-                Located {
-                    value: Value::Text(text),
-                    line,
-                },
-            )) => Some((text.clone(), *line)),
-            Some((_, other)) => {
-                let (path, found) = (format!("{path}.{key}"), other.value.to_string());
-                let allowed = "a text, in quotes";
-                self.refuse(&path, Some(other.line), found, allowed, "correct it");
-                None
-            }
-            None if key == "key" => None,
-            None => {
-                let (path, found) = (format!("{path}.{key}"), "nothing".to_owned());
-                let remedy = "a comparator needs provider, type, path and kind";
-                self.refuse(&path, Some(item.line), found, "a text, in quotes", remedy);
-                None
-            }
-        };
-        let (provider, kind, at) = (text("provider"), text("type"), text("path"));
-        let (named, key) = (text("kind"), text("key"));
-        let (provider, kind, at) = (provider?, kind?, at?.0);
-        if let Err(wrong) = intake::name(&provider.0, &kind.0, "1") {
-            let (field, (text, line)) = match wrong.field {
-                "key.provider" => ("provider", provider),
-                _ => ("type", kind),
-            };
-            let path = format!("{path}.{field}");
-            let found = format!("{text:?}");
-            self.refuse(&path, Some(line), found, "a name", &wrong.message);
-            return None;
-        }
-        let (named, line) = named?;
-        let key = key.map(|(key, _)| key);
-        let Some(comparator) = Comparator::named(&named, key.as_deref()) else {
-            let known = Comparator::NAMES.contains(&named.as_str());
-            let (field, allowed, remedy) = match (known, named.as_str()) {
-                (true, "keyed_list") => (
-                    "key",
-                    "the member that names an element".to_owned(),
-                    "write for example key = \"name\"".to_owned(),
                 ),
-                (true, _) => (
-                    "key",
-                    "only with keyed_list".to_owned(),
-                    "remove it".to_owned(),
-                ),
-                (false, _) => (
-                    "kind",
-                    Comparator::NAMES.join(", "),
-                    nearest(&named, Comparator::NAMES.iter().copied()).map_or_else(
-                        || "correct it".to_owned(),
-                        |near| format!("did you mean {near}?"),
-                    ),
-                ),
-            };
-            let path = format!("{path}.{field}");
-            self.refuse(&path, Some(line), format!("{named:?}"), &allowed, &remedy);
-            return None;
+            ),
         };
-        Some(Declaration {
-            provider: provider.0,
-            kind: kind.0,
-            path: at,
-            comparator,
-        })
-    }
-
-    fn refuse(
-        &mut self,
-        path: &str,
-        line: Option<usize>,
-        found: String,
-        allowed: &str,
-        remedy: &str,
-    ) {
-        let origin = match (&self.origin, line) {
-            (Origin::File { path, .. }, Some(line)) => Origin::File {
-                path: path.clone(),
-                line,
-            },
-            (origin, _) => origin.clone(),
-        };
-        self.reader.push(ConfigError {
-            path: path.to_owned(),
-            origin,
-            found,
-            allowed: allowed.to_owned(),
-            remedy: remedy.to_owned(),
-        });
-    }
+        let path = format!("{}.{field}", block.path);
+        blocks.refuse(&path, Some(line), format!("{named:?}"), &allowed, &remedy);
+        return None;
+    };
+    Some(Declaration {
+        provider: provider.0.to_owned(),
+        kind: kind.0.to_owned(),
+        path: at.to_owned(),
+        comparator,
+    })
 }

@@ -26,9 +26,12 @@ pub(super) const SOURCES: &str = "catalog.source";
 /// How values are compared.
 pub(super) const COMPARATORS: &str = "drift.comparator";
 
+/// What the server itself lists.
+pub(super) const INVENTORIES: &str = "drift.inventory";
+
 /// The keys that are lists of tables. The defaults show them in comments only: an empty list there could not be followed by
 /// `[[catalog.source]]` blocks.
-pub(super) const TABLES: [&str; 2] = [SOURCES, COMPARATORS];
+pub(super) const TABLES: [&str; 3] = [SOURCES, COMPARATORS, INVENTORIES];
 
 /// Names further apart than this are not suggested.
 const LEAST_SIMILARITY: f64 = 0.6;

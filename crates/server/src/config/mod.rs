@@ -9,9 +9,11 @@
 //! them into the typed sections. Both collect every mistake, and the caller gets all of them at once, each with what was
 //! found, what is allowed and what to do.
 
+mod blocks;
 mod catalog;
 mod drift;
 mod error;
+mod inventory;
 mod layers;
 mod print;
 mod reader;
@@ -27,6 +29,7 @@ use std::path::{Path, PathBuf};
 pub use catalog::{Catalog, Schedule};
 pub use drift::Drift;
 pub use error::{ConfigError, ConfigErrors, Origin};
+pub use inventory::{InventorySource, InventorySourceKind};
 use layers::Layers;
 pub use print::init_file;
 use reader::Reader;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use steadfast_upstream::PackageName;
 
 use super::{
-    error::{ConfigError, Origin},
-    layers::{SOURCES, nearest},
+    blocks::{Block, Blocks},
+    layers::SOURCES,
     reader::Reader,
     sections::is_http,
     url::redact,
@@ -49,30 +49,16 @@ const MAX_NAMES: usize = 10_000;
 const MAX_SOURCE_NAME_BYTES: usize = 64;
 
 /// Reads the blocks one after another, and remembers which source took which package.
-struct Blocks<'a> {
-    reader: &'a mut Reader,
-    origin: Origin,
-    source_names: BTreeMap<String, usize>,
+struct Sources<'r> {
+    blocks: Blocks<'r>,
+    names: BTreeMap<String, usize>,
     owners: BTreeMap<String, String>,
 }
 
-/// One block under inspection.
-struct Block<'a> {
-    path: String,
-    entries: &'a [(String, Located)],
-    line: usize,
-}
-
 pub(super) fn read(reader: &mut Reader) -> Vec<Source> {
-    let setting = reader.setting(SOURCES);
-    let mut blocks = Blocks {
-        reader,
-        origin: setting.origin,
-        source_names: BTreeMap::new(),
-        owners: BTreeMap::new(),
-    };
-    let Value::List(items) = setting.value else {
-        let found = setting.value.kind().to_owned();
+    let (mut blocks, value) = Blocks::of(reader, SOURCES);
+    let Value::List(items) = value else {
+        let found = value.kind().to_owned();
         blocks.refuse(
             SOURCES,
             None,
@@ -93,35 +79,25 @@ pub(super) fn read(reader: &mut Reader) -> Vec<Source> {
         );
         return Vec::new();
     }
+    let mut sources = Sources {
+        blocks,
+        names: BTreeMap::new(),
+        owners: BTreeMap::new(),
+    };
+    let items = items.iter().enumerate();
     items
-        .iter()
-        .enumerate()
-        .filter_map(|(index, item)| blocks.read(index, item))
+        .filter_map(|(index, item)| sources.read(index, item))
         .collect()
 }
 
-// === impl Blocks ===
+// === impl Sources ===
 
-impl Blocks<'_> {
+impl Sources<'_> {
     fn read(&mut self, index: usize, item: &Located) -> Option<Source> {
-        let path = format!("{SOURCES}[{index}]");
-        let Value::Table(entries) = &item.value else {
-            let found = item.value.kind().to_owned();
-            self.refuse(
-                &path,
-                Some(item.line),
-                found,
-                "a table",
-                "begin each source with [[catalog.source]]",
-            );
-            return None;
-        };
-        let block = Block {
-            path,
-            entries,
-            line: item.line,
-        };
-        self.refuse_unknown(&block);
+        let block = self.blocks.block(SOURCES, index, item)?;
+        let instead = "remove it, and list the packages in names";
+        self.blocks
+            .refuse_unknown(&block, &KEYS, &LATER_KEYS, instead);
         self.read_type(&block);
         let name = self.read_name(&block, index);
         let registry = self.read_registry(&block);
@@ -134,90 +110,31 @@ impl Blocks<'_> {
         })
     }
 
-    fn refuse_unknown(&mut self, block: &Block<'_>) {
-        for (key, value) in block.entries {
-            let path = format!("{}.{key}", block.path);
-            let line = Some(value.line);
-            if let Some((_, meaning)) = LATER_KEYS.iter().find(|(later, _)| later == key) {
-                let found = format!("{meaning}, which this version cannot do yet");
-                let allowed = KEYS.join(", ");
-                self.refuse(
-                    &path,
-                    line,
-                    found,
-                    &allowed,
-                    "remove it, and list the packages in names",
-                );
-            } else if !KEYS.contains(&key.as_str()) {
-                let remedy = nearest(key, KEYS.into_iter()).map_or_else(
-                    || "remove it".to_owned(),
-                    |near| format!("did you mean {near}?"),
-                );
-                self.refuse(
-                    &path,
-                    line,
-                    "an unknown key".to_owned(),
-                    &KEYS.join(", "),
-                    &remedy,
-                );
-            }
-        }
-    }
-
-    /// A required text; complains if it is missing or of another type.
-    fn required_text<'b>(
-        &mut self,
-        block: &Block<'b>,
-        key: &str,
-        remedy: &str,
-    ) -> Option<(&'b str, usize)> {
-        let path = format!("{}.{key}", block.path);
-        match block.get(key) {
-            None => {
-                self.refuse(
-                    &path,
-                    Some(block.line),
-                    "nothing".to_owned(),
-                    "a text, in quotes",
-                    remedy,
-                );
-                None
-            }
-            Some(Located {
-                value: Value::Text(text),
-                line,
-            }) => Some((text, *line)),
-            Some(other) => {
-                let found = other.value.to_string();
-                self.refuse(&path, Some(other.line), found, "a text, in quotes", remedy);
-                None
-            }
-        }
-    }
-
     fn read_type(&mut self, block: &Block<'_>) {
         let remedy = "write type = \"npm\"";
-        if let Some((text, line)) = self.required_text(block, "type", remedy)
+        if let Some((text, line)) = self.blocks.required_text(block, "type", remedy)
             && text != "npm"
         {
             let path = format!("{}.type", block.path);
-            self.refuse(&path, Some(line), format!("\"{text}\""), "npm", remedy);
+            self.blocks
+                .refuse(&path, Some(line), format!("\"{text}\""), "npm", remedy);
         }
     }
 
     fn read_name(&mut self, block: &Block<'_>, index: usize) -> String {
         let remedy = "write for example name = \"openfn\"";
-        let Some((name, line)) = self.required_text(block, "name", remedy) else {
+        let Some((name, line)) = self.blocks.required_text(block, "name", remedy) else {
             return String::new();
         };
         let path = format!("{}.name", block.path);
         let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         if name.is_empty() || name.len() > MAX_SOURCE_NAME_BYTES || !name.bytes().all(is_word) {
             let allowed = format!("1 to {MAX_SOURCE_NAME_BYTES} letters, digits, `.`, `_` and `-`");
-            self.refuse(&path, Some(line), format!("{name:?}"), &allowed, remedy);
-        } else if let Some(first) = self.source_names.insert(name.to_owned(), index) {
+            self.blocks
+                .refuse(&path, Some(line), format!("{name:?}"), &allowed, remedy);
+        } else if let Some(first) = self.names.insert(name.to_owned(), index) {
             let allowed = format!("a name of its own: {SOURCES}[{first}] has it already");
-            self.refuse(
+            self.blocks.refuse(
                 &path,
                 Some(line),
                 format!("\"{name}\""),
@@ -235,15 +152,18 @@ impl Blocks<'_> {
         let remedy = "correct it, or remove it to use the npm configuration";
         let Value::Text(url) = &value.value else {
             let found = value.value.kind().to_owned();
-            self.refuse(&path, Some(value.line), found, allowed, remedy);
+            self.blocks
+                .refuse(&path, Some(value.line), found, allowed, remedy);
             return None;
         };
         let found = || format!("\"{}\"", redact(url));
         if url.contains('@') {
             let remedy = "write the token or password into .npmrc, which is read for this address";
-            self.refuse(&path, Some(value.line), found(), allowed, remedy);
+            self.blocks
+                .refuse(&path, Some(value.line), found(), allowed, remedy);
         } else if !is_http(url) {
-            self.refuse(&path, Some(value.line), found(), allowed, remedy);
+            self.blocks
+                .refuse(&path, Some(value.line), found(), allowed, remedy);
         }
         Some(url.clone())
     }
@@ -253,7 +173,7 @@ impl Blocks<'_> {
         let allowed = format!("a list of 1 to {MAX_NAMES} package names");
         let remedy = "write for example names = [\"@openfn/language-http\"]";
         let Some(value) = block.get("names") else {
-            self.refuse(
+            self.blocks.refuse(
                 &path,
                 Some(block.line),
                 "nothing".to_owned(),
@@ -266,11 +186,12 @@ impl Blocks<'_> {
             Value::List(items) if (1..=MAX_NAMES).contains(&items.len()) => items,
             Value::List(items) => {
                 let found = format!("{} names", items.len());
-                self.refuse(&path, Some(value.line), found, &allowed, remedy);
+                self.blocks
+                    .refuse(&path, Some(value.line), found, &allowed, remedy);
                 return Vec::new();
             }
             other => {
-                self.refuse(
+                self.blocks.refuse(
                     &path,
                     Some(value.line),
                     other.kind().to_owned(),
@@ -294,7 +215,8 @@ impl Blocks<'_> {
         let line = Some(item.line);
         let Value::Text(name) = &item.value else {
             let found = item.value.to_string();
-            self.refuse(path, line, found, "a package name, in quotes", "correct it");
+            self.blocks
+                .refuse(path, line, found, "a package name, in quotes", "correct it");
             return None;
         };
         if let Err(error) = PackageName::parse(name) {
@@ -302,7 +224,7 @@ impl Blocks<'_> {
                 "a package name: {} at position {}",
                 error.message, error.position
             );
-            self.refuse(
+            self.blocks.refuse(
                 path,
                 line,
                 format!("{name:?}"),
@@ -313,7 +235,7 @@ impl Blocks<'_> {
         }
         if let Some(owner) = self.owners.insert(name.clone(), source.to_owned()) {
             let allowed = format!("each package once: source {owner} names it already");
-            self.refuse(
+            self.blocks.refuse(
                 path,
                 line,
                 format!("\"{name}\""),
@@ -323,39 +245,5 @@ impl Blocks<'_> {
             return None;
         }
         Some(name.clone())
-    }
-
-    fn refuse(
-        &mut self,
-        path: &str,
-        line: Option<usize>,
-        found: String,
-        allowed: &str,
-        remedy: &str,
-    ) {
-        let origin = match (&self.origin, line) {
-            (Origin::File { path, .. }, Some(line)) => Origin::File {
-                path: path.clone(),
-                line,
-            },
-            (origin, _) => origin.clone(),
-        };
-        self.reader.push(ConfigError {
-            path: path.to_owned(),
-            origin,
-            found,
-            allowed: allowed.to_owned(),
-            remedy: remedy.to_owned(),
-        });
-    }
-}
-
-// === impl Block ===
-
-impl<'a> Block<'a> {
-    fn get(&self, key: &str) -> Option<&'a Located> {
-        self.entries
-            .iter()
-            .find_map(|(name, value)| (name == key).then_some(value))
     }
 }

@@ -7,6 +7,7 @@ mod message;
 mod policy;
 mod request;
 mod resource;
+mod run;
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,6 +26,7 @@ use super::{
     field::{self, Page},
     status::{self, Problem},
 };
+use crate::inventories::Inventories;
 
 /// Drifts accepted in one call at most.
 const MAX_BATCH: usize = 100;
@@ -43,6 +45,7 @@ pub(crate) struct DriftEdge {
     pub(crate) store: Store,
     pub(crate) wakeups: Wakeups,
     pub(crate) sweeper: Sweeper,
+    pub(crate) inventories: Inventories,
 }
 
 // === impl DriftEdge ===

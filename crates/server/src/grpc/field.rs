@@ -120,15 +120,23 @@ pub(super) fn check(field: &str, text: &str, max_bytes: usize) -> Result<(), Pro
 pub(super) fn read_labels(
     labels: HashMap<String, String>,
 ) -> Result<Vec<(String, String)>, Problem> {
+    read_labels_of("labels", labels)
+}
+
+/// The same for those of a message within the request.
+pub(super) fn read_labels_of(
+    field: &str,
+    labels: HashMap<String, String>,
+) -> Result<Vec<(String, String)>, Problem> {
     if labels.len() > MAX_LABELS {
         let message = format!("{} labels; at most {MAX_LABELS}", labels.len());
-        return Err(status::invalid("labels", message));
+        return Err(status::invalid(field, message));
     }
     let mut labels: Vec<_> = labels.into_iter().collect();
     labels.sort();
     for (key, value) in &labels {
-        check_text("labels", key)?;
-        check_optional_text(&format!("labels[{key:?}]"), value)?;
+        check_text(field, key)?;
+        check_optional_text(&format!("{field}[{key:?}]"), value)?;
     }
     Ok(labels)
 }

@@ -40,7 +40,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::TcpIncoming};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use crate::{config::Config, schedule::Scheduler};
+use crate::{config::Config, inventories::Inventories, schedule::Scheduler};
 use layer::{EdgeLayer, EdgeLimits};
 
 /// What the services work on.
@@ -51,6 +51,7 @@ pub(crate) struct Parts {
     pub(crate) catalog: Catalog,
     pub(crate) sagas: Engine,
     pub(crate) sweeper: Sweeper,
+    pub(crate) inventories: Inventories,
     pub(crate) scheduler: Scheduler,
     pub(crate) replica: ReplicaId,
     pub(crate) started: Timestamp,
@@ -177,6 +178,7 @@ pub(crate) async fn serve(
         store: parts.store.clone(),
         wakeups: parts.wakeups.clone(),
         sweeper: parts.sweeper,
+        inventories: parts.inventories,
     };
     let server = admin::ServerEdge {
         store: parts.store,

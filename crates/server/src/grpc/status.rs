@@ -65,8 +65,11 @@ impl Problem {
         self
     }
 
-    /// The item of a batch.
-    pub(crate) fn into_item(self) -> steadfast_api::common::v1::ItemError {
+    /// The item of a batch. It has no field violations: the first field is in the metadata.
+    pub(crate) fn into_item(mut self) -> steadfast_api::common::v1::ItemError {
+        if let Some((field, _)) = self.fields.into_iter().next() {
+            self.metadata.insert("field".to_owned(), field);
+        }
         steadfast_api::common::v1::ItemError {
             code: self.code.into(),
             reason: self.reason.to_owned(),

@@ -276,10 +276,14 @@ impl Kind for Records {
                 let change =
                     resource::change(&input.record.name, held.writes + 1, held.live_version);
                 revisions.push(vec![change]);
-                let (kind, detail) = if decided.changed {
-                    ("recorded", format!("{{\"version\":{}}}", write.version))
-                } else {
-                    ("applied", String::new())
+                let (kind, detail) = match (decided.changed, write.pending) {
+                    (true, false) => ("recorded", format!("{{\"version\":{}}}", write.version)),
+                    (true, true) => (
+                        "recorded",
+                        format!("{{\"version\":{},\"pending\":true}}", write.version),
+                    ),
+                    (false, false) => ("applied", String::new()),
+                    (false, true) => ("applied", "{\"pending\":true}".to_owned()),
                 };
                 events.push(NewEvent {
                     key: held.key,

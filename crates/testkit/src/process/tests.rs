@@ -1,6 +1,6 @@
 //! A shell script stands in for the program: what is tested here is the test kit.
 
-use std::os::unix::fs::PermissionsExt;
+use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, time::Duration};
 
 use super::*;
 

@@ -1,7 +1,7 @@
 //! `steadfast drift detect`: sweeps, waits, and says in its exit code what it found.
 //!
 //! What counts are the drifts that are open and not hidden once the sweep has ended, not what the sweep has opened: one that is
-//! known already is still a drift.
+//! known already is still a drift. And what could not be compared is not in sync: where nothing could be, that is an error.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -10,18 +10,17 @@ use serde_json::json;
 use steadfast_client::{
     Connection,
     api::drift::v1::{
-        DetectDriftRequest, Drift, GetResourceRequest, GetSweepRequest, ListDriftsRequest,
-        ResourceKey, Sweep, SweepState, Verdict,
+        DetectDriftRequest, Drift, GetSweepRequest, ListDriftsRequest, ListDriftsResponse,
+        ResourceKey, Sweep, SweepState,
     },
 };
 
-use super::report;
+use super::{proof::Proof, report};
 use crate::{
     args::key_and_value,
     commands::{Session, resource::Key, who::user},
     failure::{Exit, Failure},
     json,
-    output::note,
 };
 
 /// How many drifts are shown.
@@ -42,6 +41,21 @@ pub(crate) struct DetectArgs {
     /// Compare everything, also what nothing has happened to
     #[arg(long)]
     full: bool,
+    /// Exit with 1 also if only some of it could not be compared
+    #[arg(long)]
+    strict: bool,
+}
+
+/// What was found.
+pub(super) struct Found {
+    pub(super) sweep: Sweep,
+    /// Drifts that are open and not hidden, the first of them.
+    pub(super) drifts: Vec<Drift>,
+    /// There are more.
+    pub(super) more: bool,
+    /// How many are hidden.
+    pub(super) hidden: i64,
+    pub(super) proof: Proof,
 }
 
 pub(super) async fn run(args: DetectArgs, session: &Session) -> Result<Exit, Failure> {
@@ -73,26 +87,40 @@ async fn detect(args: DetectArgs, session: &Session) -> Result<Exit, Failure> {
             ));
         }
     }
-    let (drifts, hidden) = open(&connection, key.as_ref(), args.labels).await?;
-    let unproven = match &key {
-        Some(key) => unproven(&connection, key).await?,
-        None => None,
+    let labels: HashMap<String, String> = args.labels.into_iter().collect();
+    let proof = match &key {
+        Some(key) => Proof::of_one(&connection, key).await?,
+        None => Proof::of_all(&connection, &labels).await?,
     };
-    session.output.print(
-        || report::detected(&sweep, &drifts, hidden),
-        || {
-            let drifts: Vec<_> = drifts.iter().map(json::drift::drift).collect();
-            json!({ "sweep": json::drift::sweep(&sweep), "drifts": drifts, "hidden": hidden })
-        },
-    )?;
-    match (drifts.is_empty(), unproven) {
+    let answer = open(&connection, key.as_ref(), &labels).await?;
+    let found = Found {
+        sweep,
+        drifts: answer.drifts,
+        more: !answer.next_page_token.is_empty(),
+        hidden: answer.suppressed,
+        proof,
+    };
+    session
+        .output
+        .print(|| report::detected(&found), || found_json(&found))?;
+    let enough = found.proof.is_whole() || (found.proof.any && !args.strict);
+    match (found.drifts.is_empty(), enough) {
         (false, _) => Ok(Exit::Drifted),
-        (true, Some(verdict)) => {
-            note(&format!("error: it could not be compared: {verdict}"));
-            Ok(Exit::Error)
-        }
-        (true, None) => Ok(Exit::Success),
+        (true, true) => Ok(Exit::Success),
+        (true, false) => Err(found.proof.complaint(!labels.is_empty())),
     }
+}
+
+fn found_json(found: &Found) -> serde_json::Value {
+    let drifts: Vec<_> = found.drifts.iter().map(json::drift::drift).collect();
+    json!({
+        "result": found.result(),
+        "sweep": json::drift::sweep(&found.sweep),
+        "drifts": drifts,
+        "more": found.more,
+        "hidden": found.hidden,
+        "proof": found.proof.json(),
+    })
 }
 
 /// A sweep that has compared what was asked for, at its end.
@@ -103,8 +131,10 @@ async fn sweep(connection: &Connection, request: &DetectDriftRequest) -> Result<
             .call(client.detect_drift(request.clone()))
             .await?;
         let sweep = ended(connection, answer.sweep.unwrap_or_default()).await?;
-        // One that was under way has gone through what was due when it was asked for, and no further.
-        if !answer.joined || !request.full {
+        // One that was under way has gone through what was due when it was asked for, and no further; one that somebody was stopping
+        // has not even done that.
+        let enough = !request.full && sweep.state() != SweepState::Cancelled;
+        if !answer.joined || enough {
             return Ok(sweep);
         }
     }
@@ -125,37 +155,34 @@ async fn ended(connection: &Connection, mut sweep: Sweep) -> Result<Sweep, Failu
     Ok(sweep)
 }
 
-/// Drifts that are open and not hidden, the first of them; and how many are hidden.
+/// Drifts that are open and not hidden, the first of them.
 async fn open(
     connection: &Connection,
     key: Option<&ResourceKey>,
-    labels: Vec<(String, String)>,
-) -> Result<(Vec<Drift>, i64), Failure> {
+    labels: &HashMap<String, String>,
+) -> Result<ListDriftsResponse, Failure> {
     let key = key.cloned().unwrap_or_default();
     let request = ListDriftsRequest {
         provider: key.provider,
         r#type: key.r#type,
         id: key.id,
-        labels: labels.into_iter().collect::<HashMap<_, _>>(),
+        labels: labels.clone(),
         page_size: SHOWN,
         ..ListDriftsRequest::default()
     };
     let mut client = connection.drifts();
-    let answer = connection.call(client.list_drifts(request)).await?;
-    Ok((answer.drifts, answer.suppressed))
+    Ok(connection.call(client.list_drifts(request)).await?)
 }
 
-/// What stands in the way of saying that one resource is in sync.
-async fn unproven(connection: &Connection, key: &ResourceKey) -> Result<Option<String>, Failure> {
-    let mut client = connection.resources();
-    let request = GetResourceRequest {
-        key: Some(key.clone()),
-    };
-    let answer = connection.call(client.get_resource(request)).await?;
-    let resource = answer.resource.unwrap_or_default();
-    Ok(match resource.verdict() {
-        Verdict::InSync | Verdict::Drifted => None,
-        Verdict::Unspecified => Some("nobody recorded it".to_owned()),
-        _ => Some(json::drift::verdict(resource.verdict).replace('_', " ")),
-    })
+// === impl Found ===
+
+impl Found {
+    /// In one word.
+    pub(super) fn result(&self) -> &'static str {
+        match (self.drifts.is_empty(), self.proof.any) {
+            (false, _) => "drifted",
+            (true, true) => "in_sync",
+            (true, false) => "unproven",
+        }
+    }
 }

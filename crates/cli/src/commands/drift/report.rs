@@ -1,10 +1,10 @@
 //! Drifts and sweeps in tables and lines.
 
 use steadfast_client::api::drift::v1::{
-    Drift, DriftKind, DriftState, Suppression, Sweep, SweepState, Verdict,
+    Drift, DriftKind, DriftState, Suppression, Sweep, SweepState,
 };
 
-use super::diff::diff;
+use super::{detect::Found, diff::diff};
 use crate::{commands::resource::name, json, moment, table};
 
 /// Characters of a value in a table.
@@ -15,6 +15,27 @@ fn value(drift: &Drift, json: &str) -> String {
         (true, _) => "(secret)".to_owned(),
         (false, "") => "(nothing)".to_owned(),
         (false, json) => table::shorten(json, VALUE_LENGTH),
+    }
+}
+
+fn expected(drift: &Drift) -> String {
+    match drift.kind() {
+        DriftKind::Gone => "(that it is there)".to_owned(),
+        _ => value(drift, &drift.expected_json),
+    }
+}
+
+fn actual(drift: &Drift) -> String {
+    match drift.kind() {
+        DriftKind::Gone => "(gone)".to_owned(),
+        _ => value(drift, &drift.actual_json),
+    }
+}
+
+fn path(drift: &Drift) -> String {
+    match drift.path.as_str() {
+        "" => "the whole resource".to_owned(),
+        path => table::clean(path),
     }
 }
 
@@ -59,12 +80,12 @@ fn rows(drifts: &[Drift]) -> String {
         rows.add_row([
             format!("{}@{}", drift.id, drift.etag),
             name(drift.key.as_ref()),
-            table::clean(&drift.path),
+            path(drift),
             json::drift::kind(drift.kind),
             json::drift::severity(drift.severity),
             state(drift),
-            value(drift, &drift.expected_json),
-            value(drift, &drift.actual_json),
+            expected(drift),
+            actual(drift),
             moment::relative(drift.first_seen_time.as_ref()),
         ]);
     }
@@ -78,10 +99,6 @@ pub(super) fn one(drift: &Drift, history: &[Drift], colours: bool) -> String {
         (flips, false) => flips.to_string(),
         (flips, true) => format!("{flips}, flapping"),
     };
-    let path = match drift.path.as_str() {
-        "" => "the whole resource".to_owned(),
-        path => table::clean(path),
-    };
     let closed = match drift.state() {
         DriftState::Open => String::new(),
         _ => moment::relative(drift.resolve_time.as_ref()),
@@ -89,7 +106,7 @@ pub(super) fn one(drift: &Drift, history: &[Drift], colours: bool) -> String {
     let fields = table::of_fields([
         ("drift", format!("{}@{}", drift.id, drift.etag)),
         ("resource", name(drift.key.as_ref())),
-        ("path", path),
+        ("path", path(drift)),
         ("kind", json::drift::kind(drift.kind)),
         ("severity", json::drift::severity(drift.severity)),
         ("state", state(drift)),
@@ -146,8 +163,8 @@ fn earlier(history: &[Drift]) -> String {
             moment::relative(drift.first_seen_time.as_ref()),
             moment::relative(drift.resolve_time.as_ref()),
             json::drift::state(drift.state),
-            value(drift, &drift.expected_json),
-            value(drift, &drift.actual_json),
+            expected(drift),
+            actual(drift),
             table::clean(&drift.actor),
             table::shorten(&drift.reason, VALUE_LENGTH),
         ]);
@@ -157,13 +174,13 @@ fn earlier(history: &[Drift]) -> String {
 
 /// What a sweep did, in one line.
 pub(super) fn sweep_line(sweep: &Sweep) -> String {
-    let mut did = vec![format!(
-        "compared {}",
-        table::count(
-            usize::try_from(sweep.compared).unwrap_or(usize::MAX),
-            "resource"
-        )
-    )];
+    // Zero resources would look as if something had gone wrong.
+    let mut did = vec![
+        match usize::try_from(sweep.compared).unwrap_or(usize::MAX) {
+            0 => "nothing was due".to_owned(),
+            compared => format!("compared {}", table::count(compared, "resource")),
+        },
+    ];
     for (count, what) in [
         (sweep.drifts_opened, "opened"),
         (sweep.drifts_changed, "changed"),
@@ -176,22 +193,10 @@ pub(super) fn sweep_line(sweep: &Sweep) -> String {
     }
     let took = moment::between(sweep.start_time.as_ref(), sweep.end_time.as_ref());
     match took.as_str() {
+        _ if sweep.compared == 0 => did.join(", "),
         "" => did.join(", "),
         took => format!("{} in {took}", did.join(", ")),
     }
-}
-
-/// What the sweep could not compare: that nothing is known to differ there proves nothing.
-fn unproven(sweep: &Sweep) -> String {
-    let counts = sweep.verdicts.iter().filter(|count| {
-        let proven = [Verdict::InSync, Verdict::Drifted];
-        !proven.contains(&count.verdict())
-    });
-    let told = counts.map(|count| {
-        let verdict = json::drift::verdict(count.verdict).replace('_', " ");
-        format!("; {} {verdict}", count.count)
-    });
-    told.collect()
 }
 
 /// What the sweep went on without, a line each; nothing if there is none.
@@ -215,20 +220,33 @@ fn failed(sweep: &Sweep) -> String {
 }
 
 /// What was found, the most important first.
-pub(super) fn detected(sweep: &Sweep, drifts: &[Drift], hidden: i64) -> String {
-    let line = format!("{}{}", sweep_line(sweep), unproven(sweep));
-    let failed = match failed(sweep) {
+pub(super) fn detected(found: &Found) -> String {
+    let result = found.result().replace('_', " ");
+    let line = format!(
+        "{result}; {}{}",
+        sweep_line(&found.sweep),
+        found.proof.clause()
+    );
+    let hidden = match found.hidden {
+        0 => String::new(),
+        hidden => format!("; {hidden} hidden, which `steadfast drift list --hidden` shows"),
+    };
+    let failed = match failed(&found.sweep) {
         failed if failed.is_empty() => failed,
         failed => format!("\n{failed}"),
     };
-    if drifts.is_empty() {
-        let hidden = match hidden {
-            0 => String::new(),
-            hidden => format!("; {hidden} hidden, which `steadfast drift list --hidden` shows"),
-        };
-        return format!("in sync; {line}{hidden}{failed}");
+    if found.drifts.is_empty() {
+        return format!("{line}{hidden}{failed}");
     }
-    format!("drifted; {line}{failed}\n\n{}", list(drifts, false, hidden))
+    let shown = table::count(found.drifts.len(), "drift");
+    let shown = match found.more {
+        true => format!("the first {shown}; `steadfast drift list` shows more"),
+        false => shown,
+    };
+    format!(
+        "{line}{failed}\n\n{}\n\n{shown}{hidden}",
+        rows(&found.drifts)
+    )
 }
 
 pub(super) fn sweeps(sweeps: &[Sweep]) -> String {
@@ -296,9 +314,10 @@ pub(super) fn sweep(sweep: &Sweep) -> String {
 
 #[cfg(test)]
 mod tests {
-    use steadfast_client::api::drift::v1::{FailedResource, ResourceKey, Severity, VerdictCount};
+    use steadfast_client::api::drift::v1::{FailedResource, ResourceKey, Severity};
 
     use super::*;
+    use crate::commands::drift::proof::Proof;
 
     fn drift() -> Drift {
         Drift {
@@ -360,6 +379,39 @@ mod tests {
     }
 
     #[test]
+    fn a_drift_about_a_whole_resource_says_so() {
+        let gone = Drift {
+            path: String::new(),
+            kind: DriftKind::Gone.into(),
+            expected_json: String::new(),
+            actual_json: String::new(),
+            ..drift()
+        };
+        let text = list(&[gone], false, 0);
+        assert!(
+            text.contains("the whole resource") && text.contains("(gone)"),
+            "{text}"
+        );
+        let unmanaged = Drift {
+            path: String::new(),
+            kind: DriftKind::Unmanaged.into(),
+            expected_json: String::new(),
+            actual_json: "{\"a\":1}".to_owned(),
+            ..drift()
+        };
+        let text = list(&[unmanaged], false, 0);
+        assert!(
+            text.contains("(nothing)") && text.contains("{\"a\":1}"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_sweep_of_nothing_says_so() {
+        assert_eq!(sweep_line(&Sweep::default()), "nothing was due");
+    }
+
+    #[test]
     fn what_is_hidden_is_counted() {
         assert_eq!(list(&[], false, 0), "no drifts");
         assert!(list(&[], false, 2).contains("2 hidden"));
@@ -374,35 +426,43 @@ mod tests {
             drifts_opened: 1,
             ..Sweep::default()
         };
+        let mut found = Found {
+            sweep,
+            drifts: Vec::new(),
+            more: false,
+            hidden: 1,
+            proof: Proof {
+                any: true,
+                ..Proof::default()
+            },
+        };
+        assert!(detected(&found).starts_with("in sync; compared 3 resources, 1 opened; 1 hidden"));
+        found.proof.missing = [("not_observed".to_owned(), 2)].into();
         assert!(
-            detected(&sweep, &[], 1)
-                .starts_with("in sync; compared 3 resources, 1 opened; 1 hidden")
+            detected(&found)
+                .contains("1 opened; 2 resources could not be compared: 2 not observed; 1 hidden")
         );
-        assert!(detected(&sweep, &[drift()], 0).starts_with("drifted; compared 3"));
-        let count = |verdict: Verdict, count| VerdictCount {
-            verdict: verdict.into(),
-            count,
-        };
-        let unseen = Sweep {
-            verdicts: vec![count(Verdict::InSync, 1), count(Verdict::NotObserved, 2)],
-            ..sweep
-        };
-        assert!(detected(&unseen, &[], 0).ends_with("1 opened; 2 not observed"));
-        let poisoned = Sweep {
-            failed: vec![FailedResource {
-                key: drift().key,
-                reason: "the database refused the data".to_owned(),
-            }],
-            failed_count: 3,
-            ..unseen
-        };
+        found.proof.any = false;
+        assert!(detected(&found).starts_with("unproven; compared 3"));
+        (found.drifts, found.more) = (vec![drift()], true);
+        let told = detected(&found);
+        assert!(told.starts_with("drifted; compared 3"), "{told}");
+        assert!(
+            told.contains("the first 1 drift; `steadfast drift list`"),
+            "{told}"
+        );
+        found.sweep.failed = vec![FailedResource {
+            key: drift().key,
+            reason: "the database refused the data".to_owned(),
+        }];
+        found.sweep.failed_count = 3;
         let told = "3 resources could not be compared:\n  do/droplet/7: the database refused the data\n  and 2 more";
-        for text in [
-            detected(&poisoned, &[], 0),
-            detected(&poisoned, &[drift()], 0),
-            super::sweep(&poisoned),
-        ] {
+        for drifts in [vec![], vec![drift()]] {
+            found.drifts = drifts;
+            let text = detected(&found);
             assert!(text.contains(told), "{text}");
         }
+        let text = super::sweep(&found.sweep);
+        assert!(text.contains(told), "{text}");
     }
 }

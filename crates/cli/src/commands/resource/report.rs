@@ -94,15 +94,13 @@ pub(super) async fn run(args: ReportArgs, session: &Session) -> Result<Exit, Fai
     }
     session.output.print(
         || {
-            let counts: Vec<_> = outcomes
+            let reported = table::count(observations.len(), "resource");
+            let counts = outcomes
                 .iter()
-                .map(|(outcome, count)| format!("{count} {outcome}"))
-                .collect();
-            match (counts.is_empty(), errors.len()) {
-                (true, refused) => format!("{refused} refused"),
-                (false, 0) => counts.join(", "),
-                (false, refused) => format!("{}, {refused} refused", counts.join(", ")),
-            }
+                .map(|(outcome, count)| format!("{count} {outcome}"));
+            let refused = (!errors.is_empty()).then(|| format!("{} refused", errors.len()));
+            let counts: Vec<_> = counts.chain(refused).collect();
+            format!("reported {reported}: {}", counts.join(", "))
         },
         || {
             let errors: Vec<_> = errors

@@ -424,3 +424,45 @@ fn every_mistake_of_comparators_is_told() {
     ));
     assert_eq!(several.len(), 3, "{several:?}");
 }
+
+const INVENTORY: &str = "[[drift.inventory]]\nname = \"cloud\"\ntype = \"http\"\nprovider = \"acme\"\ntypes = [\"server\"]\n\
+    url = \"https://inventory.example/resources\"\ntoken = \"CLOUD_TOKEN\"\nschedule = \"*/30 * * * *\"\n";
+
+#[test]
+fn every_mistake_of_inventories_is_told() {
+    let config = load(INVENTORY, &[], &[]).expect("valid");
+    let [source] = config.drift.inventories.as_slice() else {
+        panic!("{:?}", config.drift.inventories);
+    };
+    assert_eq!((source.name.as_str(), source.types.len()), ("cloud", 1));
+    assert!(source.schedule.is_some());
+    let again = load(&config.print(), &[], &[]).expect("valid");
+    assert_eq!(again.drift, config.drift);
+    let of = |from: &str, to: &str, key: &str, told: &str| {
+        let error = error(&INVENTORY.replace(from, to));
+        assert_eq!(error.path, format!("drift.inventory[0].{key}"));
+        let text = format!("{} {}", error.allowed, error.remedy);
+        assert!(text.contains(told), "{key}: {text}");
+        assert!(!format!("{error:?}").contains("s3cret"), "{error:?}");
+    };
+    of("name = \"cloud\"\n", "", "name", "name = ");
+    of("\"cloud\"", "\"a cloud\"", "name", "letters");
+    of("\"http\"", "\"ftp\"", "type", "http");
+    of("\"acme\"", "\"ac/me\"", "provider", "`/`");
+    of("[\"server\"]", "\"server\"", "types", "list");
+    of("[\"server\"]", "[]", "types", "all types");
+    of("https://", "ftp://", "url", "http or https");
+    of("https://", "https://ann:s3cret@", "url", "token");
+    of("CLOUD_TOKEN", "s3cret", "token", "STEADFAST_SECRET_");
+    of("*/30 * * * *", "hourly", "schedule", "five cron fields");
+    of("*/30 * * * *", "0 0 30 2 *", "schedule", "exists");
+    of(
+        "schedule = ",
+        "time_zone = \"Europe/Viena\"\nschedule = ",
+        "time_zone",
+        "Europe/Vienna",
+    );
+    of("token = ", "tokens = \"X\"\ntoken = ", "tokens", "token");
+    let twice = error(&format!("{INVENTORY}{INVENTORY}"));
+    assert_eq!(twice.path, "drift.inventory[1].name");
+}

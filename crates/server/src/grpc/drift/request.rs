@@ -41,12 +41,12 @@ pub(super) fn wait_timeout(
     })
 }
 
-/// A provider and a type that may each be empty.
-fn place(provider: &str, kind: &str) -> Result<(), Problem> {
+/// A provider and a type that may each be empty, and in which message they are: its name and a dot.
+fn place(within: &str, provider: &str, kind: &str) -> Result<(), Problem> {
     for (field, text) in [("provider", provider), ("type", kind)] {
         if text.len() > intake::MAX_NAME_BYTES || text.contains(['\0', '/']) {
             let allowed = format!("at most {} bytes, without `/`", intake::MAX_NAME_BYTES);
-            return Err(status::invalid(field, allowed));
+            return Err(status::invalid(&format!("{within}{field}"), allowed));
         }
     }
     Ok(())
@@ -90,15 +90,20 @@ pub(super) fn inventory_states(states: &[i32]) -> Result<Vec<String>, Problem> {
 }
 
 pub(super) fn drift_filter(request: &api::ListDriftsRequest) -> Result<DriftFilter, Problem> {
-    place(&request.provider, &request.r#type)?;
+    place("", &request.provider, &request.r#type)?;
     if !request.id.is_empty() {
         if request.provider.is_empty() || request.r#type.is_empty() {
             let message = "an id is one of a provider and a type: name both";
             return Err(status::invalid("id", message));
         }
-        intake::name(&request.provider, &request.r#type, &request.id).map_err(wrong)?;
+        // These are fields of the request itself.
+        let named = intake::name(&request.provider, &request.r#type, &request.id);
+        named.map_err(|wrong| {
+            let field = wrong.field.trim_start_matches("key.");
+            status::invalid(field, wrong.message)
+        })?;
     }
-    path(&request.path)?;
+    path("", &request.path)?;
     let min_severity = match api::Severity::try_from(request.min_severity) {
         Ok(severity) => i64::from(i32::from(severity)),
         Err(_) => return Err(status::invalid("min_severity", "not one of the severities")),
@@ -137,7 +142,7 @@ pub(super) fn drift_filter(request: &api::ListDriftsRequest) -> Result<DriftFilt
 pub(super) fn resource_filter(
     request: &api::ListResourcesRequest,
 ) -> Result<ResourceFilter, Problem> {
-    place(&request.provider, &request.r#type)?;
+    place("", &request.provider, &request.r#type)?;
     Ok(ResourceFilter {
         provider: request.provider.clone(),
         kind: request.r#type.clone(),
@@ -165,10 +170,7 @@ pub(super) fn scope(scope: Option<api::InventoryScope>) -> Result<(String, Vec<S
     if scope.provider.is_empty() {
         return Err(status::invalid("scope.provider", "it is empty"));
     }
-    place(&scope.provider, "").map_err(|_| {
-        let allowed = format!("1 to {} bytes, without `/`", intake::MAX_NAME_BYTES);
-        status::invalid("scope.provider", allowed)
-    })?;
+    place("scope.", &scope.provider, "")?;
     if scope.types.len() > MAX_TYPES {
         let message = format!("{} types; at most {MAX_TYPES}", scope.types.len());
         return Err(status::invalid("scope.types", message));
@@ -183,10 +185,10 @@ pub(super) fn scope(scope: Option<api::InventoryScope>) -> Result<(String, Vec<S
     Ok((scope.provider, types))
 }
 
-fn path(path: &str) -> Result<(), Problem> {
+fn path(within: &str, path: &str) -> Result<(), Problem> {
     if path.len() > MAX_PATH_BYTES || path.contains('\0') {
         let allowed = format!("at most {MAX_PATH_BYTES} bytes without NUL characters");
-        return Err(status::invalid("path", allowed));
+        return Err(status::invalid(&format!("{within}path"), allowed));
     }
     Ok(())
 }
@@ -207,10 +209,11 @@ pub(super) fn policy(policy: api::Policy) -> Result<Policy, Problem> {
         max_reverts,
         ..
     } = policy;
-    let named = |field: &str| format!("policy.{field}");
+    let within = "policy.";
+    let named = |field: &str| format!("{within}{field}");
     field::check_text(&named("name"), &name)?;
-    place(&provider, &kind)?;
-    path(&at)?;
+    place(within, &provider, &kind)?;
+    path(within, &at)?;
     if reason.len() > field::MAX_REASON_BYTES || reason.contains('\0') {
         let allowed = format!("at most {} bytes", field::MAX_REASON_BYTES);
         return Err(status::invalid(&named("reason"), allowed));
@@ -254,7 +257,9 @@ pub(super) fn policy(policy: api::Policy) -> Result<Policy, Problem> {
         name,
         provider,
         kind,
-        labels: field::read_labels(labels)?.into_iter().collect(),
+        labels: field::read_labels_of(&named("labels"), labels)?
+            .into_iter()
+            .collect(),
         path: at,
         handling,
         severity,
@@ -328,6 +333,32 @@ mod tests {
             wrong(|policy| policy.max_reverts = -1),
             "policy.max_reverts"
         );
+        let long = || "x".repeat(2_000);
+        assert_eq!(
+            wrong(|policy| policy.provider = "a/b".to_owned()),
+            "policy.provider"
+        );
+        assert_eq!(
+            wrong(|policy| policy.r#type = "x".repeat(65)),
+            "policy.type"
+        );
+        assert_eq!(
+            wrong(|policy| policy.r#type = "x".to_owned()),
+            "policy.provider"
+        );
+        assert_eq!(
+            wrong(|policy| policy.path = "/a\0".to_owned()),
+            "policy.path"
+        );
+        let mut labelled = good();
+        labelled.labels = [("key".to_owned(), long())].into();
+        assert_eq!(fields(policy(labelled)), ["policy.labels[\"key\"]"]);
+        let mut labelled = good();
+        labelled.labels = [(long(), String::new())].into();
+        assert_eq!(fields(policy(labelled)), ["policy.labels"]);
+        let mut reasoned = good();
+        reasoned.reason = long();
+        assert_eq!(fields(policy(reasoned)), ["policy.reason"]);
         let window = api::MaintenanceWindow::default();
         let mut windowed = good();
         windowed.windows.push(window);
@@ -349,6 +380,7 @@ mod tests {
         assert_eq!(of("p", "t", "1"), "");
         assert_eq!(of("p", "", "1"), "id");
         assert_eq!(of("a/b", "", ""), "provider");
+        assert_eq!(of("p", "t", &"x".repeat(257)), "id");
         let states = api::ListDriftsRequest {
             states: vec![1, 0],
             ..api::ListDriftsRequest::default()

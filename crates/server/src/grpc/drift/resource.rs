@@ -15,9 +15,12 @@ use steadfast_types::PageToken;
 use tonic::{Code, Request, Response, Status};
 
 use super::{DriftEdge, message, not_found, refused, request, resource_not_found, wrong};
-use crate::grpc::{
-    field,
-    status::{self, Problem},
+use crate::{
+    grpc::{
+        field,
+        status::{self, Problem},
+    },
+    inventories,
 };
 
 /// Observations of one call at most.
@@ -204,15 +207,7 @@ impl ResourceService for DriftEdge {
         let row = match ended.map_err(refused)? {
             InventoryEnded::Now(row) => {
                 self.wakeups.kick();
-                // What it saw is compared at once. If that fails, the schedule or the next inventory does it.
-                let asked = self.sweeper.ask_due(&format!("inventory:{}", row.id)).await;
-                if let Err(error) = asked {
-                    tracing::warn!(
-                        inventory = row.id,
-                        error = &error as &dyn std::error::Error,
-                        "no sweep could be asked for after an inventory"
-                    );
-                }
+                inventories::compare(&self.sweeper, &row.id).await;
                 row
             }
             InventoryEnded::Before(row) if row.ended_complete() == Some(end.complete) => row,
@@ -224,6 +219,13 @@ impl ResourceService for DriftEdge {
         Ok(Response::new(api::EndInventoryResponse {
             inventory: Some(message::inventory(&row)),
         }))
+    }
+
+    async fn run_inventory(
+        &self,
+        request: Request<api::RunInventoryRequest>,
+    ) -> Result<Response<api::RunInventoryResponse>, Status> {
+        Ok(Response::new(self.run(&request.into_inner().source).await?))
     }
 
     async fn get_inventory(
