@@ -437,7 +437,7 @@ impl Scene {
         };
         let (mut all, mut before) = (Vec::new(), String::new());
         loop {
-            let (rows, _) = self.store.drifts(&filter, &before, 1_000).await.unwrap();
+            let rows = self.store.drifts(&filter, &before, 1_000).await.unwrap();
             let Some(last) = rows.last() else { return all };
             before.clone_from(&last.id);
             all.extend(rows.into_iter().map(|row| (row.id, row.state, row.version)));
