@@ -85,19 +85,20 @@ statements! {
     /// The next drifts, in the order of their places; those of other types without their values.
     DRIFTS = "drift_redact_drifts" => [
         postgres {
-            "SELECT o.key, o.path, o.id, o.secret, r.provider, r.type AS kind, m.matches, \
+            "SELECT o.key, o.path, o.id, o.secret, m.provider, m.kind, m.matches, \
                  CASE WHEN m.matches THEN o.expected END AS expected, CASE WHEN m.matches THEN o.actual END AS actual \
              FROM (SELECT * FROM drift WHERE (key, path, id) > ($1, $2 COLLATE \"C\", $3 COLLATE \"C\") ORDER BY key, path, id LIMIT $5) o \
-             CROSS JOIN LATERAL (SELECT * FROM drift_resource r WHERE r.key = o.key LIMIT 1) r \
-             CROSS JOIN LATERAL (SELECT r.provider || '/' || r.type IN (SELECT json_array_elements_text($4::json)) AS matches) m \
+             LEFT JOIN LATERAL (SELECT * FROM drift_resource r WHERE r.key = o.key LIMIT 1) r ON true \
+             CROSS JOIN LATERAL (SELECT coalesce(r.provider, '') AS provider, coalesce(r.type, '') AS kind, \
+                 coalesce(r.provider || '/' || r.type IN (SELECT json_array_elements_text($4::json)), false) AS matches) m \
              ORDER BY o.key, o.path, o.id"
         }
         sqlite {
-            "SELECT o.key, o.path, o.id, o.secret, r.provider, r.type AS kind, \
-                 r.provider || '/' || r.type IN (SELECT value FROM json_each($4)) AS matches, \
+            "SELECT o.key, o.path, o.id, o.secret, coalesce(r.provider, '') AS provider, coalesce(r.type, '') AS kind, \
+                 coalesce(r.provider || '/' || r.type IN (SELECT value FROM json_each($4)), false) AS matches, \
                  CASE WHEN r.provider || '/' || r.type IN (SELECT value FROM json_each($4)) THEN o.expected END AS expected, \
                  CASE WHEN r.provider || '/' || r.type IN (SELECT value FROM json_each($4)) THEN o.actual END AS actual \
-             FROM drift o CROSS JOIN drift_resource r ON r.key = o.key \
+             FROM drift o LEFT JOIN drift_resource r ON r.key = o.key \
              WHERE (o.key, o.path, o.id) > ($1, $2, $3) ORDER BY o.key, o.path, o.id LIMIT $5"
         }
     ];
@@ -128,17 +129,17 @@ statements! {
     /// The next events; those of other types, and those that are about no path, without what they say.
     EVENTS = "drift_redact_events" => [
         postgres {
-            "SELECT v.seq, v.path, r.provider, r.type AS kind, \
+            "SELECT v.seq, v.path, coalesce(r.provider, '') AS provider, coalesce(r.type, '') AS kind, \
                  CASE WHEN v.path <> '' AND r.provider || '/' || r.type IN (SELECT json_array_elements_text($2::json)) \
                  THEN v.detail ELSE '' END AS detail \
              FROM (SELECT * FROM drift_event WHERE seq > $1 ORDER BY seq LIMIT $3) v \
-             CROSS JOIN LATERAL (SELECT * FROM drift_resource r WHERE r.key = v.key LIMIT 1) r ORDER BY v.seq"
+             LEFT JOIN LATERAL (SELECT * FROM drift_resource r WHERE r.key = v.key LIMIT 1) r ON true ORDER BY v.seq"
         }
         sqlite {
-            "SELECT v.seq, v.path, r.provider, r.type AS kind, \
+            "SELECT v.seq, v.path, coalesce(r.provider, '') AS provider, coalesce(r.type, '') AS kind, \
                  CASE WHEN v.path <> '' AND r.provider || '/' || r.type IN (SELECT value FROM json_each($2)) \
                  THEN v.detail ELSE '' END AS detail \
-             FROM drift_event v CROSS JOIN drift_resource r ON r.key = v.key WHERE v.seq > $1 ORDER BY v.seq LIMIT $3"
+             FROM drift_event v LEFT JOIN drift_resource r ON r.key = v.key WHERE v.seq > $1 ORDER BY v.seq LIMIT $3"
         }
     ];
     /// Writes them.
