@@ -1,8 +1,15 @@
 //! Taking over what is declared: everything is compared by it, and what it makes secret is hidden where it was kept before.
 
+use std::time::Duration;
+
 use steadfast_store::{Error, Redact, RulesStanding, Store};
 
 use crate::Rules;
+
+/// How often a batch is tried again while other transactions are in its way.
+const CONTENDED: u32 = 20;
+/// How long it is left alone in between.
+const CONTENDED_WAIT: Duration = Duration::from_millis(200);
 
 /// Makes these rules those that count, if they are not; see [`super::Sweeper::adopt_rules`].
 pub(super) async fn adopt(store: &Store, rules: &Rules) -> Result<(), Error> {
@@ -38,7 +45,19 @@ async fn redact(store: &Store, rules: &Rules) -> Result<(), Error> {
         types = types.len(),
         "other paths are declared secret: hiding what was kept of them"
     );
-    while store.redact_next(&of, &types, rules).await? {}
+    let mut contended = 0;
+    loop {
+        match store.redact_next(&of, &types, rules).await {
+            Ok(true) => contended = 0,
+            Ok(false) => break,
+            // Other replicas are at work: nothing was written, and the same may work now.
+            Err(Error::Contended { .. }) if contended < CONTENDED => {
+                contended += 1;
+                tokio::time::sleep(CONTENDED_WAIT).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
     tracing::info!("what is secret is hidden everywhere");
     Ok(())
 }
