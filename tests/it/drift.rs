@@ -2,6 +2,8 @@
 
 mod cli;
 mod failing;
+mod hiding;
+mod holding;
 mod killed;
 mod life;
 mod python;

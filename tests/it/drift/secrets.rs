@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use steadfast_client::api::drift::v1::{DriftKind, Verdict};
 
-use super::stage::{Stage, key, observation};
+use super::stage::{Stage, key, live, observation, spec};
 use crate::scene::Engine;
 
 /// A spec that was taken over from what is there has its secret under `attrs`, as the provider said it.
@@ -54,5 +54,44 @@ async fn a_secret_under_attrs_stays_one_when_it_is_taken_over() {
         assert_eq!(stage.open().await, []);
         let verdict = stage.get_of("volume", "9").await.verdict();
         assert_eq!(verdict, Verdict::InSync);
+    }
+}
+
+#[tokio::test]
+async fn secrets_are_compared_and_never_shown_nor_accepted() {
+    for engine in Engine::BOTH {
+        let stage = Stage::start(engine).await;
+        let with = |mut document: Value, password: &str| {
+            document["password"] = password.into();
+            document
+        };
+        let recorded = stage.record("1", &with(spec(), "hunter2")).await;
+        assert!(recorded.spec_json.contains("***") && !recorded.spec_json.contains("hunter2"));
+        stage.report("1", &with(live(), "hunter2")).await;
+        stage.detect().await;
+        assert_eq!(stage.get("1").await.verdict(), Verdict::InSync);
+        stage.report("1", &with(live(), "hunter3")).await;
+        stage.detect().await;
+        let drift = stage.only().await;
+        assert!(drift.secret && drift.expected_json.is_empty() && drift.actual_json.is_empty());
+        let refused = stage
+            .accept(&drift.id, &drift.etag)
+            .await
+            .expect_err("secret");
+        assert_eq!(refused.reason, "SECRET_PATH");
+        let shown = format!("{:?} {:?}", stage.get("1").await, drift);
+        assert!(
+            !shown.contains("hunter") && !shown.contains("$hash"),
+            "{shown}"
+        );
+        for command in [["resource", "get"], ["resource", "events"]] {
+            let arguments = [command[0], command[1], "do/droplet/1", "-o", "json"];
+            let told = stage.server.cli(&arguments).await;
+            let told = told.success();
+            assert!(
+                !told.contains("hunter") && !told.contains("$hash"),
+                "{told}"
+            );
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! What is read from the layers together, what is printed of it, and ([`mistakes`]) what is refused.
 
+mod blocks;
 mod mistakes;
 
 use std::{path::Path, time::Duration};

@@ -1,20 +1,26 @@
 //! What callers are told when something goes wrong: the one place where errors become codes.
 //!
 //! Every status carries exactly one `ErrorInfo` of domain `steadfast` whose reason is stable; the README lists reasons with
-//! their remedies. Driver text stays in the log.
+//! their remedies. Driver text stays in the log. What a status is made of, and the database's errors, are here; those of each domain
+//! are in a module of its own.
+
+mod catalog;
+mod drift;
+mod saga;
 
 use std::{
     collections::{BTreeMap, HashMap},
     time::Duration,
 };
 
-use steadfast_catalog::{self as catalog, JsonError};
-use steadfast_drift as drift;
-use steadfast_saga::{self as saga, Refusal, check};
 use steadfast_store as store;
 use steadfast_watch as watch;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
+
+pub(crate) use catalog::of_catalog;
+pub(crate) use drift::{of_accept, of_policy, resource_changed};
+pub(crate) use saga::{definition_invalid, definition_problem, of_saga};
 
 /// The domain of every `ErrorInfo`.
 pub(crate) const DOMAIN: &str = "steadfast";
@@ -286,217 +292,6 @@ fn compacted_away(
     )
     .with("compacted_revision", compacted)
     .with("head_revision", head)
-}
-
-/// A lookup or refresh that fails.
-pub(crate) fn of_catalog(error: &catalog::Error) -> Problem {
-    use catalog::Error as E;
-    let message = error.to_string();
-    let not_found = |reason, message| Problem::new(Code::NotFound, reason, message);
-    match error {
-        E::PackageNotFound { name, nearest } => not_found("PACKAGE_NOT_FOUND", message)
-            .with("package", name)
-            .with("nearest", nearest.join(",")),
-        E::VersionNotFound {
-            package,
-            wanted,
-            newest,
-        } => not_found("VERSION_NOT_FOUND", message)
-            .with("package", package)
-            .with("wanted", wanted)
-            .with("newest", newest.as_deref().unwrap_or("")),
-        E::SchemaNotFound { package, version } => not_found("SCHEMA_NOT_FOUND", message)
-            .with("package", package)
-            .with("version", version),
-        E::SchemaNotFetched { package, version } => not_found("SCHEMA_NOT_FETCHED", message)
-            .with("package", package)
-            .with("version", version),
-        E::SchemaUnusable {
-            package, version, ..
-        } => Problem::new(Code::FailedPrecondition, "SCHEMA_UNUSABLE", message)
-            .with("package", package)
-            .with("version", version),
-        E::InvalidSpecifier { field, source } => {
-            Problem::new(Code::InvalidArgument, "INVALID_SPECIFIER", message)
-                .with("position", source.position)
-                .field(*field, source.to_string())
-        }
-        E::InvalidDocument(source) => {
-            let reason = match source {
-                JsonError::TooLarge { .. } => "DOCUMENT_TOO_LARGE",
-                JsonError::TooDeep { .. } => "DOCUMENT_TOO_DEEP",
-                JsonError::Syntax { .. } => "INVALID_DOCUMENT",
-            };
-            let problem = Problem::new(Code::InvalidArgument, reason, message);
-            let problem = match source {
-                JsonError::Syntax {
-                    line,
-                    column,
-                    position,
-                } => problem
-                    .with("position", position)
-                    .with("line", line)
-                    .with("column", column),
-                JsonError::TooLarge { .. } | JsonError::TooDeep { .. } => problem,
-            };
-            problem.field("document_json", source.to_string())
-        }
-        E::InvalidPageToken(source) => {
-            Problem::new(Code::InvalidArgument, "INVALID_PAGE_TOKEN", message)
-                .field("page_token", source.to_string())
-        }
-        E::InvalidArgument {
-            field,
-            message: why,
-        } => Problem::new(Code::InvalidArgument, "INVALID_ARGUMENT", message)
-            .field(*field, why.clone()),
-        E::PackageNotConfigured { name } => {
-            not_found("PACKAGE_NOT_CONFIGURED", message).with("package", name)
-        }
-        E::NoSource => Problem::new(
-            Code::FailedPrecondition,
-            "NO_SOURCE",
-            "no source is configured: add a [[catalog.source]] to the configuration and start again",
-        ),
-        E::RefreshNotFound { id } => not_found("REFRESH_NOT_FOUND", message).with("id", id),
-        E::RequestIdReused => of_store(&store::Error::RequestIdReused),
-        E::RevisionNotReached { wanted, applied } => {
-            Problem::new(Code::Unavailable, "REVISION_NOT_REACHED", message)
-                .with("wanted", wanted)
-                .with("applied", applied)
-                .retry(RETRY)
-        }
-        E::StoreChanged => store_changed(),
-        E::Store(error) => of_store(error),
-        E::Internal(what) => {
-            tracing::error!(what, "a call failed");
-            Problem::new(Code::Internal, "INTERNAL", message)
-        }
-    }
-}
-
-/// A definition with problems, all of them, in the request's field.
-pub(crate) fn definition_invalid(problems: &[check::Problem], field: &str) -> Status {
-    definition_problem(problems, field).into_status()
-}
-
-/// The same, for an item of a batch.
-pub(crate) fn definition_problem(problems: &[check::Problem], field: &str) -> Problem {
-    // The steps of a definition are the whole of `steps_json`.
-    let whole = if field == "steps_json" { "steps" } else { "" };
-    let path = |problem: &check::Problem| {
-        let path = problem.path.strip_prefix(whole).unwrap_or(&problem.path);
-        match path {
-            "" => field.to_owned(),
-            path if path.starts_with('[') => format!("{field}{path}"),
-            path => format!("{field}.{path}"),
-        }
-    };
-    let first = problems.first().map_or_else(String::new, |problem| {
-        format!("{}: {}", path(problem), problem.message)
-    });
-    let message = match problems.len() {
-        0 | 1 => first,
-        count => format!("{count} problems; the first: {first}"),
-    };
-    problems.iter().fold(
-        Problem::new(Code::InvalidArgument, "DEFINITION_INVALID", message),
-        |told, problem| told.field(path(problem), problem.message.clone()),
-    )
-}
-
-/// A drift that cannot be accepted or snoozed.
-pub(crate) fn of_accept(refusal: drift::AcceptRefusal, id: &str) -> Problem {
-    use drift::AcceptRefusal as R;
-    let message = refusal.to_string();
-    let (what, remedy) = match refusal {
-        R::Closed => {
-            return Problem::new(Code::FailedPrecondition, "DRIFT_CLOSED", message).with("id", id);
-        }
-        R::Secret => {
-            return Problem::new(Code::FailedPrecondition, "SECRET_PATH", message).with("id", id);
-        }
-        R::DriftChanged => ("drift", ": read it again, and decide again"),
-        R::SpecChanged => ("spec", ": read it again, and decide again"),
-        R::ActualChanged => ("actual", ": read it again, and decide again"),
-        R::AppliedSince => ("applied", ""),
-        R::Unreadable => ("look", ""),
-        R::Busy => ("busy", ""),
-    };
-    Problem::new(Code::Aborted, "DRIFT_CHANGED", format!("{message}{remedy}"))
-        .with("what", what)
-        .with("id", id)
-}
-
-/// The spec of a resource is not as the caller saw it.
-pub(crate) fn resource_changed(name: &str) -> Problem {
-    Problem::new(
-        Code::Aborted,
-        "RESOURCE_CHANGED",
-        format!("{name} has changed since it was read: read it again"),
-    )
-    .with("resource", name)
-}
-
-/// What is wrong with a policy, all of it; `None` if nothing is.
-pub(crate) fn of_policy(problems: &[drift::PolicyProblem]) -> Option<Problem> {
-    let first = problems.first()?;
-    let message = match problems.len() {
-        1 => format!("policy.{first}"),
-        count => format!("{count} problems; the first: policy.{first}"),
-    };
-    let told = Problem::new(Code::InvalidArgument, "INVALID_ARGUMENT", message);
-    Some(problems.iter().fold(told, |told, problem| {
-        told.field(format!("policy.{}", problem.field), problem.message.clone())
-    }))
-}
-
-/// A saga that cannot be started, shown or steered. `plan` is the request's field that holds a definition or steps.
-pub(crate) fn of_saga(error: &saga::Error, plan: &str) -> Problem {
-    use saga::Error as E;
-    let message = error.to_string();
-    match error {
-        E::DefinitionInvalid(problems) => definition_problem(problems, plan),
-        E::DefinitionExists { name, version } => {
-            Problem::new(Code::AlreadyExists, "DEFINITION_EXISTS", message)
-                .with("name", name)
-                .with("version", version)
-        }
-        E::DefinitionNotFound { name, .. } => {
-            Problem::new(Code::NotFound, "DEFINITION_NOT_FOUND", message).with("name", name)
-        }
-        E::SagaNotFound { id } => {
-            Problem::new(Code::NotFound, "SAGA_NOT_FOUND", message).with("id", id)
-        }
-        E::Refused(refusal) => of_refusal(*refusal),
-        E::InvalidArgument {
-            field,
-            message: why,
-        } => invalid(field, why.clone()),
-        E::RequestIdReused => of_store(&store::Error::RequestIdReused),
-        E::Store(error) => of_store(error),
-        E::Internal(what) => {
-            tracing::error!(what, "a call failed");
-            internal_problem()
-        }
-    }
-}
-
-/// A verb that does not fit the saga's state.
-fn of_refusal(refusal: Refusal) -> Problem {
-    let message = refusal.to_string();
-    let precondition = |reason, message| Problem::new(Code::FailedPrecondition, reason, message);
-    match refusal {
-        Refusal::Changed | Refusal::TooLate => Problem::new(Code::Aborted, "SAGA_CHANGED", message),
-        Refusal::HasEnded => precondition("SAGA_ENDED", message),
-        Refusal::IsStuck => precondition("SAGA_STUCK", message),
-        Refusal::PastThePivot => precondition("PAST_THE_PIVOT", message),
-        Refusal::NotAtStep => precondition("NOT_AT_STEP", message),
-        Refusal::Illegal => {
-            tracing::error!(what = %refusal, "a saga cannot be steered");
-            internal_problem()
-        }
-    }
 }
 
 fn internal_problem() -> Problem {

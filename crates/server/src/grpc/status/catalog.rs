@@ -1,0 +1,94 @@
+//! Lookups and refreshes.
+
+use steadfast_catalog::{self as catalog, JsonError};
+use steadfast_store as store;
+use tonic::Code;
+
+use super::{Problem, RETRY, of_store, store_changed};
+
+/// A lookup or refresh that fails.
+pub(crate) fn of_catalog(error: &catalog::Error) -> Problem {
+    use catalog::Error as E;
+    let message = error.to_string();
+    let not_found = |reason, message| Problem::new(Code::NotFound, reason, message);
+    match error {
+        E::PackageNotFound { name, nearest } => not_found("PACKAGE_NOT_FOUND", message)
+            .with("package", name)
+            .with("nearest", nearest.join(",")),
+        E::VersionNotFound {
+            package,
+            wanted,
+            newest,
+        } => not_found("VERSION_NOT_FOUND", message)
+            .with("package", package)
+            .with("wanted", wanted)
+            .with("newest", newest.as_deref().unwrap_or("")),
+        E::SchemaNotFound { package, version } => not_found("SCHEMA_NOT_FOUND", message)
+            .with("package", package)
+            .with("version", version),
+        E::SchemaNotFetched { package, version } => not_found("SCHEMA_NOT_FETCHED", message)
+            .with("package", package)
+            .with("version", version),
+        E::SchemaUnusable {
+            package, version, ..
+        } => Problem::new(Code::FailedPrecondition, "SCHEMA_UNUSABLE", message)
+            .with("package", package)
+            .with("version", version),
+        E::InvalidSpecifier { field, source } => {
+            Problem::new(Code::InvalidArgument, "INVALID_SPECIFIER", message)
+                .with("position", source.position)
+                .field(*field, source.to_string())
+        }
+        E::InvalidDocument(source) => {
+            let reason = match source {
+                JsonError::TooLarge { .. } => "DOCUMENT_TOO_LARGE",
+                JsonError::TooDeep { .. } => "DOCUMENT_TOO_DEEP",
+                JsonError::Syntax { .. } => "INVALID_DOCUMENT",
+            };
+            let problem = Problem::new(Code::InvalidArgument, reason, message);
+            let problem = match source {
+                JsonError::Syntax {
+                    line,
+                    column,
+                    position,
+                } => problem
+                    .with("position", position)
+                    .with("line", line)
+                    .with("column", column),
+                JsonError::TooLarge { .. } | JsonError::TooDeep { .. } => problem,
+            };
+            problem.field("document_json", source.to_string())
+        }
+        E::InvalidPageToken(source) => {
+            Problem::new(Code::InvalidArgument, "INVALID_PAGE_TOKEN", message)
+                .field("page_token", source.to_string())
+        }
+        E::InvalidArgument {
+            field,
+            message: why,
+        } => Problem::new(Code::InvalidArgument, "INVALID_ARGUMENT", message)
+            .field(*field, why.clone()),
+        E::PackageNotConfigured { name } => {
+            not_found("PACKAGE_NOT_CONFIGURED", message).with("package", name)
+        }
+        E::NoSource => Problem::new(
+            Code::FailedPrecondition,
+            "NO_SOURCE",
+            "no source is configured: add a [[catalog.source]] to the configuration and start again",
+        ),
+        E::RefreshNotFound { id } => not_found("REFRESH_NOT_FOUND", message).with("id", id),
+        E::RequestIdReused => of_store(&store::Error::RequestIdReused),
+        E::RevisionNotReached { wanted, applied } => {
+            Problem::new(Code::Unavailable, "REVISION_NOT_REACHED", message)
+                .with("wanted", wanted)
+                .with("applied", applied)
+                .retry(RETRY)
+        }
+        E::StoreChanged => store_changed(),
+        E::Store(error) => of_store(error),
+        E::Internal(what) => {
+            tracing::error!(what, "a call failed");
+            Problem::new(Code::Internal, "INTERNAL", message)
+        }
+    }
+}
