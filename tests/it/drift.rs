@@ -11,3 +11,4 @@ mod refusing;
 mod secrets;
 mod source;
 mod stage;
+mod watching;

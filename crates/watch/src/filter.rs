@@ -1,5 +1,9 @@
 //! Which changes a subscriber wants.
 
+use steadfast_store::{
+    DRIFT_TOPIC, PACKAGE_TOPIC, POLICY_TOPIC, RESOURCE_TOPIC, SAGA_TOPIC, SCHEMA_TOPIC,
+};
+
 use crate::{Error, publish::is_topic_part};
 
 /// Filters in one subscription at most.
@@ -8,7 +12,14 @@ const MAX_FILTERS: usize = 64;
 const MAX_BYTES: usize = 512;
 
 /// Topics of Steadfast itself.
-const OWN_TOPICS: [&str; 3] = ["registry", "schema", "saga"];
+const OWN_TOPICS: [&str; 6] = [
+    PACKAGE_TOPIC,
+    SCHEMA_TOPIC,
+    SAGA_TOPIC,
+    RESOURCE_TOPIC,
+    DRIFT_TOPIC,
+    POLICY_TOPIC,
+];
 /// The first part of users' topics.
 const APP: &str = "app";
 
@@ -59,8 +70,8 @@ impl Filter {
         };
         if !known {
             return Err(format!(
-                "`{topic}`: no change has such a topic; there are `registry`, `schema`, `saga`, and those that begin with \
-                 `app/`, all of which `app/*` names"
+                "`{topic}`: no change has such a topic; there are {}, and those that begin with `app/`, all of which `app/*` names",
+                OWN_TOPICS.map(|topic| format!("`{topic}`")).join(", ")
             ));
         }
         Ok(Self {
