@@ -83,6 +83,8 @@ impl Follower {
             on_lost: OnLost::Reset,
             pace: Pace::AtOnce,
             incarnation: String::new(),
+            suppress_own: false,
+            values: None,
         };
         self.hub.subscribe(options).await
     }

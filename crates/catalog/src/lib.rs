@@ -39,6 +39,7 @@ mod schema;
 mod snapshot;
 pub mod specifier;
 pub mod validate;
+mod values;
 
 pub use catalog::{BatchResolution, Catalog};
 pub use entry::{PackageEntry, SchemaSlot};

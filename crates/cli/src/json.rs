@@ -11,7 +11,7 @@ use steadfast_client::{
             RefreshOutcome, RefreshState, RefreshTrigger, Resolution,
         },
         schema::v1::{AuthKind, SchemaSummary, Violation},
-        watch::v1::{Change, Op},
+        watch::v1::{Change, Op, Value as WatchedValue, value::Kind as WatchedKind},
     },
     cursor_from_api,
 };
@@ -275,7 +275,27 @@ pub(crate) fn change(change: &Change) -> Map<String, Value> {
     if let Ok(text) = std::str::from_utf8(&change.payload) {
         put("payload_text", text.into());
     }
+    if let Some(value) = change.value.as_ref().and_then(watched_value) {
+        put("value", value);
+    }
     fields
+}
+
+/// What came with a change, by its kind.
+fn watched_value(value: &WatchedValue) -> Option<Value> {
+    Some(match value.kind.as_ref()? {
+        WatchedKind::Package(answer) => json!({
+            "package": answer.package.as_ref().map(package),
+            "read_state": read_state(answer.read_state.as_ref()),
+        }),
+        WatchedKind::Schema(answer) => json!({
+            "schema_json": answer.schema_json,
+            "package": answer.package,
+            "version": answer.version,
+            "etag": answer.etag,
+            "read_state": read_state(answer.read_state.as_ref()),
+        }),
+    })
 }
 
 #[cfg(test)]

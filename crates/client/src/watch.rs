@@ -42,6 +42,8 @@ pub struct WatchOptions {
     pub fail_on_compacted: bool,
     /// How often the server tells how far it is while nothing else comes; 1 s to 10 min.
     pub progress_interval: Duration,
+    /// Changes of packages and schemas carry their present values.
+    pub include_values: bool,
 }
 
 /// Where a watch begins.
@@ -141,6 +143,7 @@ impl Default for WatchOptions {
             node: None,
             fail_on_compacted: false,
             progress_interval: Duration::from_secs(15),
+            include_values: false,
         }
     }
 }
@@ -234,6 +237,8 @@ impl WatchStream {
             node: self.options.node.clone(),
             on_compacted: on_compacted.into(),
             progress_interval: self.options.progress_interval.try_into().ok(),
+            include_values: self.options.include_values,
+            suppress_own: false,
         };
         let silence = self.options.progress_interval * SILENT_INTERVALS;
         match tokio::time::timeout(silence, self.client.watch(request)).await {

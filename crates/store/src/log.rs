@@ -132,6 +132,8 @@ pub struct Head {
 /// Consecutive revisions after a cursor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
+    /// The cursor.
+    pub after: Cursor,
     /// In order, without gaps; the first is the one after the cursor.
     pub entries: Vec<Entry>,
     /// The newest revision in the same snapshot.
@@ -351,9 +353,14 @@ pub(crate) async fn head(tx: &mut Tx) -> Result<Head, Error> {
     row.try_into()
 }
 
-/// Up to `limit` revisions after the cursor. The cursor's own row is read in the same snapshot: if it is gone or has another
-/// mark, the history is another one.
-fn interpret_page(cursor: Cursor, rows: Vec<PageRow>) -> Result<Read, Error> {
+/// Up to `limit` revisions after one. Its own row is read in the same snapshot: if it is gone, or has another mark than the one that is
+/// expected, the history is another one.
+fn interpret_page(
+    expected: StoreId,
+    after: Revision,
+    mark: Option<Mark>,
+    rows: Vec<PageRow>,
+) -> Result<Read, Error> {
     let first = rows.first().ok_or(Error::Corrupt("store_meta is empty"))?;
     let store_id = parse_store_id(&first.store_id)?;
     let compacted = Cursor {
@@ -362,21 +369,21 @@ fn interpret_page(cursor: Cursor, rows: Vec<PageRow>) -> Result<Read, Error> {
         mark: Mark::from_sql(first.compacted_mark),
     };
     let head = Revision(first.head_revision);
-    if store_id != cursor.store_id {
+    if store_id != expected {
         return Ok(Read::Diverged { store_id });
     }
-    if cursor.revision < compacted.revision {
+    if after < compacted.revision {
         return Ok(Read::Compacted { compacted, head });
     }
     let mut entries = Vec::with_capacity(rows.len());
-    let mut own = (cursor.revision == compacted.revision).then_some(compacted.mark);
+    let mut own = (after == compacted.revision).then_some(compacted.mark);
     for row in rows {
         let (Some(revision), Some(mark), Some(origin), Some(time_us), Some(changes)) =
             (row.revision, row.mark, row.origin, row.time_us, row.changes)
         else {
             continue;
         };
-        if revision == cursor.revision.0 {
+        if revision == after.0 {
             own = Some(Mark::from_sql(mark));
             continue;
         }
@@ -388,10 +395,10 @@ fn interpret_page(cursor: Cursor, rows: Vec<PageRow>) -> Result<Read, Error> {
             changes: decode_changes(&changes)?,
         });
     }
-    if own != Some(cursor.mark) {
+    let Some(own) = own.filter(|own| mark.is_none_or(|mark| mark == *own)) else {
         return Ok(Read::Diverged { store_id });
-    }
-    let dense = (cursor.revision.0 + 1..).zip(&entries);
+    };
+    let dense = (after.0 + 1..).zip(&entries);
     if dense
         .into_iter()
         .any(|(expected, entry)| entry.revision.0 != expected)
@@ -399,6 +406,11 @@ fn interpret_page(cursor: Cursor, rows: Vec<PageRow>) -> Result<Read, Error> {
         return Err(Error::Corrupt("the change log has a gap"));
     }
     Ok(Read::Page(Page {
+        after: Cursor {
+            store_id,
+            revision: after,
+            mark: own,
+        },
         entries,
         head,
         compacted,
@@ -413,7 +425,7 @@ pub(crate) async fn page_in(tx: &mut Tx, cursor: Cursor, limit: u32) -> Result<R
         .bind(PAGE_BYTES)
         .all()
         .await?;
-    interpret_page(cursor, rows)
+    interpret_page(cursor.store_id, cursor.revision, Some(cursor.mark), rows)
 }
 
 pub(crate) fn encode_changes(changes: &[Change]) -> String {
@@ -439,20 +451,34 @@ impl crate::Store {
         row.try_into()
     }
 
-    /// Reads up to `limit` revisions, or a megabyte of them, after the cursor, in one snapshot that also proves that the cursor is of this history.
+    /// Reads up to `limit` revisions, or a megabyte of them, after the cursor, in one snapshot that also proves that the cursor is of
+    /// this history.
     ///
     /// # Errors
     /// If the database does not answer.
     pub async fn read_log(&self, cursor: Cursor, limit: u32) -> Result<Read, Error> {
-        let rows: Vec<PageRow> = self
-            .db()
-            .read(&PAGE)
-            .bind(cursor.revision.0)
-            .bind(i64::from(limit) + 1)
-            .bind(PAGE_BYTES)
-            .all()
-            .await?;
-        interpret_page(cursor, rows)
+        let rows = self.page(cursor.revision, limit).await?;
+        interpret_page(cursor.store_id, cursor.revision, Some(cursor.mark), rows)
+    }
+
+    /// The same after a revision whose mark the caller does not know: the page tells it.
+    ///
+    /// # Errors
+    /// As [`Store::read_log`](crate::Store::read_log).
+    pub async fn read_log_from(
+        &self,
+        store_id: StoreId,
+        after: Revision,
+        limit: u32,
+    ) -> Result<Read, Error> {
+        let rows = self.page(after, limit).await?;
+        interpret_page(store_id, after, None, rows)
+    }
+
+    async fn page(&self, after: Revision, limit: u32) -> Result<Vec<PageRow>, Error> {
+        let page = self.db().read(&PAGE);
+        let page = page.bind(after.0).bind(i64::from(limit) + 1);
+        page.bind(PAGE_BYTES).all().await
     }
 
     /// Whether the cursor is of the database's history, without reading what came after it.

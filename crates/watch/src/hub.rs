@@ -10,18 +10,18 @@ use std::{
 
 use steadfast_store::{Head, Located, Store, Wakeups};
 use steadfast_types::{Cursor, Revision, StoreId};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{MutexGuard, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Error, OnLost, Pace, Start, SubscribeOptions, Subscription, metric,
+    Error, OnLost, Pace, Start, SubscribeOptions, Subscription,
+    batch::SharedBatches,
+    metric,
+    replay::{self, Replay, ReplayPage},
     ring::{Found, Limits, Ring},
     subscription::ResetReason,
     tailer,
 };
-
-/// Pages that streams off the ring read at the same time: fewer than the fewest connections, which are SQLite's four.
-const REPLAYS: usize = 3;
 
 /// Limits of the hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,10 +66,16 @@ pub(crate) struct Inner {
     pub(crate) ring: RwLock<Ring>,
     pub(crate) position: watch::Sender<Position>,
     pub(crate) draining: CancellationToken,
-    /// Turns at reading the log for streams that are off the ring: they must not take the database's connections from publishes,
-    /// from lookups, and from the tailer.
-    pub(crate) replays: Semaphore,
+    pub(crate) replay: Replay,
+    pub(crate) batches: SharedBatches,
     streams: AtomicUsize,
+}
+
+/// Whether a stream can go on from where it wants to.
+enum Judged {
+    /// It can; what comes next, if that was read.
+    GoesOn(Option<Arc<ReplayPage>>),
+    Lost(ResetReason),
 }
 
 /// Counts a caller's open stream until it is dropped.
@@ -111,7 +117,8 @@ impl Hub {
                     degraded: false,
                 }),
                 draining: CancellationToken::new(),
-                replays: Semaphore::new(REPLAYS),
+                replay: Replay::default(),
+                batches: SharedBatches::default(),
                 streams: AtomicUsize::new(0),
             }),
         };
@@ -153,44 +160,50 @@ impl Hub {
         // Marked as seen before the cursor is judged, so that a reset in between is still noticed by the stream.
         let position = self.inner.position.subscribe();
         let now = *position.borrow();
-        let (cursor, lost) = match options.start {
-            Start::Now => (now.applied, None),
-            Start::Earliest => (now.compacted, None),
+        let (cursor, judged) = match options.start {
+            Start::Now => (now.applied, Judged::GoesOn(None)),
+            Start::Earliest => (now.compacted, Judged::GoesOn(None)),
             Start::After(cursor) => (cursor, self.judge(cursor).await?),
         };
-        let lost = match (lost, options.on_lost) {
-            (None, _) => None,
-            (Some(reason), OnLost::Reset) => Some(reason),
-            (Some(ResetReason::StoreChanged), OnLost::Fail) => return Err(Error::StoreChanged),
-            (Some(ResetReason::Compacted), OnLost::Fail) => {
+        let (page, lost) = match (judged, options.on_lost) {
+            (Judged::GoesOn(page), _) => (page, None),
+            (Judged::Lost(reason), OnLost::Reset) => (None, Some(reason)),
+            (Judged::Lost(ResetReason::StoreChanged), OnLost::Fail) => {
+                return Err(Error::StoreChanged);
+            }
+            (Judged::Lost(ResetReason::Compacted), OnLost::Fail) => {
                 return Err(Error::Compacted {
                     compacted: now.compacted.revision,
                     head: now.head,
                 });
             }
         };
-        Ok(Subscription::new(
-            Arc::clone(&self.inner),
-            permit,
-            position,
-            now,
-            cursor,
-            lost,
-            options,
-        ))
+        let subscription = Subscription::new(Arc::clone(&self.inner), permit, now, cursor, options);
+        Ok(subscription.beginning(position, page, lost))
     }
 
-    /// Whether a stream can go on after the cursor. The database is asked only where memory cannot tell.
-    async fn judge(&self, cursor: Cursor) -> Result<Option<ResetReason>, Error> {
+    /// Whether a stream can go on after the cursor. The database is asked only where memory cannot tell, and where the log has to be
+    /// read anyway, that tells.
+    async fn judge(&self, cursor: Cursor) -> Result<Judged, Error> {
         match self.inner.after(cursor, 1) {
-            Found::Level | Found::Next(_) => Ok(None),
-            Found::Behind | Found::Ahead | Found::Diverged => {
-                Ok(match self.inner.store.locate(cursor).await? {
-                    Located::Here => None,
-                    Located::Compacted => Some(ResetReason::Compacted),
-                    Located::Diverged => Some(ResetReason::StoreChanged),
+            Found::Level | Found::Next(_) => Ok(Judged::GoesOn(None)),
+            Found::Behind => {
+                let inner = &self.inner;
+                let read = async {
+                    let turn = inner.replay.turn(cursor).await;
+                    inner.read_page(turn, cursor).await
+                };
+                let read = inner.draining.run_until_cancelled(read).await;
+                Ok(match read.ok_or(Error::Draining)?? {
+                    replay::Found::Page(page) => Judged::GoesOn(Some(page)),
+                    replay::Found::Lost(reason) => Judged::Lost(reason),
                 })
             }
+            Found::Ahead | Found::Diverged => Ok(match self.inner.store.locate(cursor).await? {
+                Located::Here => Judged::GoesOn(None),
+                Located::Compacted => Judged::Lost(ResetReason::Compacted),
+                Located::Diverged => Judged::Lost(ResetReason::StoreChanged),
+            }),
         }
     }
 }
@@ -205,6 +218,20 @@ impl Inner {
             .after(cursor, limit)
     }
 
+    /// The page of the log after a cursor that is off the ring.
+    pub(crate) async fn read_page(
+        &self,
+        turn: MutexGuard<'_, ()>,
+        cursor: Cursor,
+    ) -> Result<replay::Found, steadfast_store::Error> {
+        let compacted = self.position.borrow().compacted.revision;
+        let limit = self.options.page_revisions;
+        let reading = self
+            .replay
+            .page(turn, &self.store, cursor, compacted, limit);
+        reading.await
+    }
+
     /// Replaces the ring by an empty one that goes on at `head`. The position changes under the same lock, so that a subscriber
     /// which finds the new ring also finds the new position.
     pub(crate) fn restart_at(&self, head: &Head, another_history: bool) {
@@ -214,6 +241,8 @@ impl Inner {
         };
         let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
         *ring = Ring::new(limits, head.cursor);
+        self.replay.clear();
+        self.batches.clear();
         self.position.send_modify(|position| {
             position.applied = head.cursor;
             position.head = head.cursor.revision;

@@ -1,24 +1,12 @@
 //! A revision as subscribers share it: every change is encoded once.
 
-use bytes::{BufMut as _, Bytes, BytesMut};
-use prost::{
-    Message as _,
-    encoding::{WireType, encode_key, encode_varint, encoded_len_varint},
-};
+use bytes::Bytes;
+use prost::Message as _;
 use steadfast_api::{common::v1 as common, watch::v1 as api};
 use steadfast_store::{Change, Entry, Op};
 use steadfast_types::{Cursor, Mark, StoreId, Timestamp};
 
-/// The field of `Batch` that holds changes.
-const BATCH_CHANGES: u32 = 1;
-/// The field of `Batch` that holds the cursor.
-const BATCH_CURSOR: u32 = 2;
-/// The field of `Batch` that says that the last revision goes on.
-const BATCH_MORE: u32 = 3;
-/// The field of `WatchResponse` that holds a batch.
-const RESPONSE_BATCH: u32 = 2;
-/// The field of `Change` that says that the watcher caused it, set.
-const OWN: [u8; 2] = [9 << 3, 1];
+use crate::batch::BatchEncoder;
 
 /// A change, encoded.
 #[derive(Debug, Clone)]
@@ -27,7 +15,7 @@ pub struct SharedChange {
     pub topic: Box<str>,
     /// Its key.
     pub key: Box<str>,
-    /// The encoded `Change`, without `own`.
+    /// The encoded `Change`, without `own`: a part of its revision's answer.
     body: Bytes,
 }
 
@@ -50,20 +38,13 @@ pub struct Revision {
     bytes: usize,
 }
 
-/// Puts parts of revisions together as one encoded `WatchResponse`.
-#[derive(Debug, Default)]
-pub(crate) struct BatchEncoder {
-    changes: BytesMut,
-    count: usize,
-}
-
 // === impl Revision ===
 
 impl Revision {
     /// Encodes an entry of the log.
     #[must_use]
     pub fn encode(store_id: StoreId, entry: &Entry) -> Self {
-        let changes: Vec<SharedChange> = entry
+        let mut changes: Vec<SharedChange> = entry
             .changes
             .iter()
             .map(|change| SharedChange::encode(entry, change))
@@ -74,10 +55,17 @@ impl Revision {
             mark: entry.mark,
         };
         let mut batch = BatchEncoder::default();
+        let mut ends = Vec::with_capacity(changes.len());
         for change in &changes {
-            batch.push(change, false);
+            batch.push(change, false, None);
+            ends.push(batch.len());
         }
-        let response = batch.finish(cursor, false);
+        let (response, begin) = batch.encode(cursor, false);
+        // Held once: each change is a part of the whole.
+        for (change, end) in changes.iter_mut().zip(ends) {
+            let end = begin + end;
+            change.body = response.slice(end - change.body.len()..end);
+        }
         let names: usize = changes
             .iter()
             .map(|change| change.topic.len() + change.key.len())
@@ -86,8 +74,7 @@ impl Revision {
             number: entry.revision,
             mark: entry.mark,
             time: entry.time,
-            // Once in the shared answer and once by itself.
-            bytes: 2 * response.len() + names + 256,
+            bytes: response.len() + names + 160 + 64 * changes.len(),
             origin: entry.origin.as_str().into(),
             changes,
             response,
@@ -137,6 +124,7 @@ impl SharedChange {
             payload: change.payload.clone().into(),
             revision: entry.revision.0,
             own: false,
+            value: None,
         };
         Self {
             topic: change.topic.as_str().into(),
@@ -145,56 +133,9 @@ impl SharedChange {
         }
     }
 
-    /// The encoded size in a batch, in bytes, at most.
-    pub(crate) fn encoded_len(&self) -> usize {
-        self.body.len() + OWN.len() + 11
-    }
-}
-
-// === impl BatchEncoder ===
-
-impl BatchEncoder {
-    /// Adds a change.
-    pub(crate) fn push(&mut self, change: &SharedChange, own: bool) {
-        let own: &[u8] = if own { &OWN } else { &[] };
-        encode_key(BATCH_CHANGES, WireType::LengthDelimited, &mut self.changes);
-        encode_varint((change.body.len() + own.len()) as u64, &mut self.changes);
-        self.changes.put_slice(&change.body);
-        self.changes.put_slice(own);
-        self.count += 1;
-    }
-
-    /// Changes so far.
-    pub(crate) fn count(&self) -> usize {
-        self.count
-    }
-
-    /// Bytes so far.
-    pub(crate) fn len(&self) -> usize {
-        self.changes.len()
-    }
-
-    /// The encoded `WatchResponse`.
-    pub(crate) fn finish(self, cursor: Cursor, more: bool) -> Bytes {
-        let cursor = message_of(cursor);
-        let cursor_len = cursor.encoded_len();
-        let more_len = if more { 2 } else { 0 };
-        let len =
-            self.changes.len() + 1 + encoded_len_varint(cursor_len as u64) + cursor_len + more_len;
-        let mut out = BytesMut::with_capacity(len + 8);
-        encode_key(RESPONSE_BATCH, WireType::LengthDelimited, &mut out);
-        encode_varint(len as u64, &mut out);
-        out.put_slice(&self.changes);
-        encode_key(BATCH_CURSOR, WireType::LengthDelimited, &mut out);
-        encode_varint(cursor_len as u64, &mut out);
-        cursor
-            .encode(&mut out)
-            .expect("a growing buffer has room for the message");
-        if more {
-            encode_key(BATCH_MORE, WireType::Varint, &mut out);
-            encode_varint(1, &mut out);
-        }
-        out.freeze()
+    /// The encoded `Change`, without `own`.
+    pub(crate) fn body(&self) -> &Bytes {
+        &self.body
     }
 }
 
@@ -241,10 +182,10 @@ mod tests {
             let revision = Revision::encode(store_id, &entry(changes.clone()));
             let mut encoder = BatchEncoder::default();
             for change in &revision.changes {
-                encoder.push(change, own);
+                encoder.push(change, own, None);
             }
             let cursor = revision.cursor(store_id);
-            let decoded = api::WatchResponse::decode(encoder.finish(cursor, more)).unwrap();
+            let decoded = api::WatchResponse::decode(encoder.encode(cursor, more).0).unwrap();
             let Some(api::watch_response::Event::Batch(batch)) = decoded.event else {
                 panic!("not a batch");
             };

@@ -1,30 +1,25 @@
 //! One subscriber: a cursor that is pulled along the log.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use prost::Message as _;
 use steadfast_api::watch::v1 as api;
-use steadfast_store::{Read, Store};
-use steadfast_types::{Backoff, Cursor};
+use steadfast_types::{Backoff, Cursor, Revision as Number};
 use tokio::{
     sync::watch,
     time::{Instant, timeout_at},
 };
 
 use crate::{
-    End, Filters, Position, Revision,
+    End, Filters, Position, Revision, Values,
+    batch::{Assembled, Reader, STEP, Wants},
     hub::{Inner, StreamPermit},
     metric,
-    revision::{BatchEncoder, message_of},
+    replay::{Found as Replayed, ReplayPage},
+    revision::message_of,
     ring::Found,
 };
-
-/// Revisions looked at in one go; between two goes other tasks get their turn.
-const STEP_REVISIONS: usize = 512;
-
-/// Encoded bytes in one batch, beyond the change that exceeds it: far below the default limit on messages, 4 MiB.
-const BATCH_BYTES: usize = 256 << 10;
 
 /// Where a stream begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +63,10 @@ pub struct SubscribeOptions {
     pub pace: Pace,
     /// The subscriber's own incarnation; empty if it has none.
     pub incarnation: String,
+    /// Leaves out what that incarnation caused, instead of marking it.
+    pub suppress_own: bool,
+    /// Where the values come from that go with the changes, if they are wanted. A change comes when they reflect it.
+    pub values: Option<Arc<dyn Values>>,
 }
 
 /// Why a subscriber must reload.
@@ -120,7 +119,13 @@ pub struct Subscription {
     inner: Arc<Inner>,
     _permit: StreamPermit,
     position: watch::Receiver<Position>,
-    options: SubscribeOptions,
+    wants: Arc<Wants>,
+    on_lost: OnLost,
+    pace: Pace,
+    incarnation: String,
+    suppress_own: bool,
+    /// How far the values have come that go with the changes.
+    values: Option<watch::Receiver<Cursor>>,
     cursor: Cursor,
     /// Changes of the revision after the cursor that were delivered already, with `more`.
     delivered_of_next: usize,
@@ -128,8 +133,8 @@ pub struct Subscription {
     /// Told at the first call.
     greeting: Option<Position>,
     lost: Option<ResetReason>,
-    /// Revisions read from the log that are yet to be looked at, while the cursor is off the ring.
-    page: VecDeque<Arc<Revision>>,
+    /// What was read of the log, while the cursor is off the ring.
+    page: Option<Arc<ReplayPage>>,
     parked: bool,
     next_progress: Instant,
     /// The cursor moved since it was last told.
@@ -144,28 +149,46 @@ impl Subscription {
     pub(crate) fn new(
         inner: Arc<Inner>,
         permit: StreamPermit,
-        position: watch::Receiver<Position>,
         now: Position,
         cursor: Cursor,
-        lost: Option<ResetReason>,
         options: SubscribeOptions,
     ) -> Self {
         Self {
+            position: inner.position.subscribe(),
             inner,
             _permit: permit,
-            position,
-            options,
+            on_lost: options.on_lost,
+            pace: options.pace,
+            incarnation: options.incarnation,
+            suppress_own: options.suppress_own,
+            values: options.values.as_ref().map(|values| values.reached()),
+            wants: Arc::new(Wants {
+                filters: options.filters,
+                values: options.values,
+            }),
             cursor,
             delivered_of_next: 0,
             epoch: now.epoch,
             greeting: Some(now),
-            lost,
-            page: VecDeque::new(),
+            lost: None,
+            page: None,
             parked: false,
             next_progress: Instant::now(),
             untold: false,
             farewell: false,
         }
+    }
+
+    /// Begins as it was judged: with the position that this was done by, with what was read for it, or with a reset.
+    pub(crate) fn beginning(
+        mut self,
+        position: watch::Receiver<Position>,
+        page: Option<Arc<ReplayPage>>,
+        lost: Option<ResetReason>,
+    ) -> Self {
+        self.set_parked(page.is_some());
+        (self.position, self.page, self.lost) = (position, page, lost);
+        self
     }
 
     /// Everything at or below it that matches was delivered.
@@ -202,13 +225,15 @@ impl Subscription {
                 }
                 return Ok(self.progress());
             }
-            if let Some(event) = self.step().await {
-                return Ok(event);
+            if !self.is_level() {
+                if let Some(event) = self.step().await {
+                    return Ok(event);
+                }
+                if self.lost.is_some() {
+                    continue;
+                }
             }
-            if self.lost.is_some() {
-                continue;
-            }
-            if self.untold && self.options.pace == Pace::AtOnce && self.is_level() {
+            if self.untold && self.pace == Pace::AtOnce && self.is_level() {
                 return Ok(self.progress());
             }
             if !self.is_level() {
@@ -226,64 +251,66 @@ impl Subscription {
 
     /// Looks at what comes after the cursor, wherever it is to be found. `None` if nothing of it matches.
     async fn step(&mut self) -> Option<Event> {
-        if self.page.is_empty() {
-            match self.inner.after(self.cursor, STEP_REVISIONS) {
-                // Ahead: the database has the cursor, this replica's memory does not yet.
-                Found::Level | Found::Ahead => self.set_parked(false),
-                Found::Next(revisions) => {
-                    self.set_parked(false);
-                    return self.deliver(&mut revisions.into());
-                }
-                Found::Diverged => self.lost = Some(ResetReason::StoreChanged),
-                Found::Behind => {
-                    self.set_parked(true);
+        if self.delivered_of_next == 0
+            && let Some(shared) = self
+                .inner
+                .batches
+                .find(self.cursor, &self.wants, self.reader())
+        {
+            return self.take(shared);
+        }
+        // Batches end where those of others do.
+        let limit = STEP - usize::try_from(self.cursor.revision.0).unwrap_or(0) % STEP;
+        match self.inner.after(self.cursor, limit) {
+            // Ahead: the database has the cursor, this replica's memory does not yet.
+            Found::Level | Found::Ahead => self.set_parked(false),
+            Found::Next(revisions) => {
+                self.set_parked(false);
+                return self.deliver(&revisions);
+            }
+            Found::Diverged => self.lost = Some(ResetReason::StoreChanged),
+            Found::Behind => {
+                self.set_parked(true);
+                let goes_on = |page: &Arc<ReplayPage>| page.after(self.cursor).is_some();
+                let page = match self.page.take().filter(goes_on) {
+                    Some(page) => Some(page),
                     // Rare, and large: every stream would carry it along.
-                    Box::pin(self.read_page()).await;
-                }
+                    None => Box::pin(self.read_page()).await,
+                };
+                let event = page.as_ref().and_then(|page| {
+                    let rest = page.after(self.cursor)?;
+                    self.deliver(&rest[..rest.len().min(limit)])
+                });
+                self.page = page;
+                return event;
             }
         }
-        let mut page = std::mem::take(&mut self.page);
-        let event = self.deliver(&mut page);
-        self.page = page;
-        event
+        None
     }
 
     /// Reads the log after the cursor, waiting for the database as long as it takes: the subscriber is behind anyway. Returns
     /// without a page when it is time to say something else.
-    async fn read_page(&mut self) {
-        let limit = self.inner.options.page_revisions;
+    async fn read_page(&mut self) -> Option<Arc<ReplayPage>> {
         let draining = self.inner.draining.clone();
         let mut waits = Backoff::RECONNECT.waits();
         loop {
-            let store: &Store = &self.inner.store;
+            let inner = &self.inner;
             let read = async {
-                let turn = self.inner.replays.acquire();
-                let _turn = match self.options.pace {
+                if let Some(page) = inner.replay.held(self.cursor) {
+                    return Some(Ok(Replayed::Page(page)));
+                }
+                let turn = inner.replay.turn(self.cursor);
+                let turn = match self.pace {
                     Pace::Every(_) => timeout_at(self.next_progress, turn).await.ok()?,
                     Pace::AtOnce => turn.await,
                 };
-                Some(store.read_log(self.cursor, limit).await)
+                Some(inner.read_page(turn, self.cursor).await)
             };
-            let Some(Some(read)) = draining.run_until_cancelled(read).await else {
-                return;
-            };
-            match read {
-                Ok(Read::Page(page)) => {
-                    let store_id = self.cursor.store_id;
-                    self.page = page
-                        .entries
-                        .into_iter()
-                        .map(|entry| Arc::new(Revision::encode(store_id, &entry)))
-                        .collect();
-                    return;
-                }
-                Ok(Read::Compacted { .. }) => {
-                    self.lost = Some(ResetReason::Compacted);
-                    return;
-                }
-                Ok(Read::Diverged { .. }) => {
-                    self.lost = Some(ResetReason::StoreChanged);
-                    return;
+            match draining.run_until_cancelled(read).await?? {
+                Ok(Replayed::Page(page)) => return Some(page),
+                Ok(Replayed::Lost(reason)) => {
+                    self.lost = Some(reason);
+                    return None;
                 }
                 Err(error) => {
                     tracing::debug!(
@@ -291,108 +318,104 @@ impl Subscription {
                         "a parked stream cannot read the log"
                     );
                     let wait = waits.next().unwrap_or(Backoff::RECONNECT.maximum);
-                    let waited = draining.run_until_cancelled(tokio::time::sleep(wait)).await;
-                    if waited.is_none() || self.is_due() {
-                        return;
+                    draining
+                        .run_until_cancelled(tokio::time::sleep(wait))
+                        .await?;
+                    if self.is_due() {
+                        return None;
                     }
                 }
             }
         }
     }
 
-    /// Takes revisions from the front and moves the cursor past them, until a batch is full. What does not fit stays.
-    fn deliver(&mut self, revisions: &mut VecDeque<Arc<Revision>>) -> Option<Event> {
-        if let Some(event) = self.deliver_shared(revisions) {
-            return Some(event);
+    fn reader(&self) -> Reader<'_> {
+        Reader {
+            wants: &self.wants,
+            incarnation: &self.incarnation,
+            suppress_own: self.suppress_own,
         }
-        let mut batch = BatchEncoder::default();
-        while let Some(revision) = revisions.front() {
-            let own = self.is_own(revision);
-            let mut index = self.delivered_of_next;
-            while let Some(change) = revision.changes.get(index) {
-                if self.options.filters.keeps(&change.topic, &change.key) {
-                    if batch.count() > 0 && batch.len() + change.encoded_len() > BATCH_BYTES {
-                        let more = index > 0;
-                        self.delivered_of_next = index;
-                        return Some(self.batch(batch, more));
-                    }
-                    batch.push(change, own);
-                }
-                index += 1;
-            }
-            self.delivered_of_next = 0;
-            self.cursor = revision.cursor(self.cursor.store_id);
-            self.untold = true;
-            revisions.pop_front();
-        }
-        (batch.count() > 0).then(|| self.batch(batch, false))
     }
 
-    /// The common case: one whole revision for a subscriber who wants everything. Its bytes are shared by all.
-    fn deliver_shared(&mut self, revisions: &mut VecDeque<Arc<Revision>>) -> Option<Event> {
-        let [revision] = revisions.make_contiguous() else {
-            return None;
-        };
-        let whole = self.delivered_of_next == 0
-            && self.options.filters.keeps_all()
-            && !self.is_own(revision)
-            && !revision.changes.is_empty()
-            && revision.response().len() <= BATCH_BYTES;
-        if !whole {
+    /// Puts together what comes next, for this stream and for others at its place.
+    fn deliver(&mut self, revisions: &[Arc<Revision>]) -> Option<Event> {
+        let reached = self.reached();
+        let known = revisions.partition_point(|revision| revision.number <= reached);
+        let (revisions, skip) = (&revisions[..known], self.delivered_of_next);
+        let reader = self.reader();
+        let assembled = reader.assemble(self.cursor, skip, revisions);
+        if skip == 0 {
+            let batches = &self.inner.batches;
+            batches.keep(self.cursor, &self.wants, reader, revisions, &assembled);
+        }
+        self.take(assembled)
+    }
+
+    /// Moves the cursor past what was put together.
+    fn take(&mut self, assembled: Assembled) -> Option<Event> {
+        self.untold |= assembled.through.revision > self.cursor.revision;
+        self.cursor = assembled.through;
+        self.delivered_of_next = assembled.of_next;
+        if assembled.changes == 0 {
             return None;
         }
-        self.cursor = revision.cursor(self.cursor.store_id);
-        let batch = Batch {
-            cursor: self.cursor,
-            changes: revision.changes.len(),
-            response: revision.response().clone(),
-        };
-        revisions.clear();
+        metrics::counter!(metric::DELIVERED).increment(assembled.changes as u64);
         self.told();
-        metrics::counter!(metric::DELIVERED).increment(batch.changes as u64);
-        Some(Event::Batch(batch))
-    }
-
-    fn is_own(&self, revision: &Revision) -> bool {
-        !self.options.incarnation.is_empty() && *revision.origin == *self.options.incarnation
-    }
-
-    fn batch(&mut self, batch: BatchEncoder, more: bool) -> Event {
-        let changes = batch.count();
-        metrics::counter!(metric::DELIVERED).increment(changes as u64);
-        self.told();
-        Event::Batch(Batch {
+        Some(Event::Batch(Batch {
             cursor: self.cursor,
-            changes,
-            response: batch.finish(self.cursor, more),
-        })
+            changes: assembled.changes,
+            response: assembled.response,
+        }))
     }
 
     /// Waits until something may have changed; after a silent while, tells the cursor.
     async fn wait(&mut self) -> Option<Event> {
         let draining = self.inner.draining.clone();
         let silent = async {
-            match self.options.pace {
+            match self.pace {
                 Pace::Every(_) => tokio::time::sleep_until(self.next_progress).await,
                 Pace::AtOnce => std::future::pending().await,
             }
         };
+        let values = async {
+            match &mut self.values {
+                Some(values) => values.changed().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            // The sender lives in the hub, which this holds: it cannot close.
+            // The senders live as long as what this holds: they cannot close.
             _ = self.position.changed() => None,
+            _ = values => None,
             () = draining.cancelled() => None,
             () = silent => Some(self.progress()),
         }
     }
 
     fn is_level(&self) -> bool {
-        self.page.is_empty() && self.position.borrow().applied.revision <= self.cursor.revision
+        let applied = self.position.borrow().applied.revision;
+        applied.min(self.reached()) <= self.cursor.revision
+    }
+
+    /// How far the values have come that go with the changes: changes after it wait for theirs.
+    fn reached(&self) -> Number {
+        match &self.values {
+            None => Number(i64::MAX),
+            Some(values) => {
+                let reached = *values.borrow();
+                if reached.store_id == self.cursor.store_id {
+                    reached.revision
+                } else {
+                    Number(0)
+                }
+            }
+        }
     }
 
     /// Whether the subscriber has heard nothing for as long as it wants to. A long way through changes that it does not want, or
     /// a database that is away, must not look like a dead connection.
     fn is_due(&self) -> bool {
-        matches!(self.options.pace, Pace::Every(_)) && Instant::now() >= self.next_progress
+        matches!(self.pace, Pace::Every(_)) && Instant::now() >= self.next_progress
     }
 
     fn progress(&mut self) -> Event {
@@ -402,14 +425,14 @@ impl Subscription {
 
     fn told(&mut self) {
         self.untold = false;
-        if let Pace::Every(interval) = self.options.pace {
+        if let Pace::Every(interval) = self.pace {
             self.next_progress = Instant::now() + interval;
         }
     }
 
     fn reset(&mut self, reason: ResetReason) -> Result<Event, End> {
         let now = *self.position.borrow_and_update();
-        if self.options.on_lost == OnLost::Fail {
+        if self.on_lost == OnLost::Fail {
             return Err(match reason {
                 ResetReason::StoreChanged => End::StoreChanged,
                 ResetReason::Compacted => End::Compacted {
@@ -421,7 +444,7 @@ impl Subscription {
         self.epoch = now.epoch;
         self.cursor = now.applied;
         self.delivered_of_next = 0;
-        self.page.clear();
+        self.page = None;
         self.set_parked(false);
         self.told();
         Ok(Event::Reset {
@@ -435,8 +458,11 @@ impl Subscription {
         if self.parked != parked {
             self.parked = parked;
             if parked {
+                self.inner.replay.enter();
                 metrics::gauge!(metric::PARKED).increment(1);
             } else {
+                self.page = None;
+                self.inner.replay.leave();
                 metrics::gauge!(metric::PARKED).decrement(1);
             }
         }

@@ -110,3 +110,57 @@ async fn a_watch_prints_exactly_what_a_refresh_changed() {
         assert_eq!(told, expected);
     }
 }
+
+#[tokio::test]
+async fn values_travel_with_changes_and_are_at_least_as_new() {
+    for engine in Engine::BOTH {
+        let scene = scene(engine).await;
+        let after = scene.server.cli(&["head", "-o", "json"]).await.json()["cursor"].clone();
+        let after = after.as_str().expect("a cursor");
+        let arguments = ["watch", "--after", after, "--values"];
+        let mut watch = scene
+            .server
+            .cli_running(&[&arguments[..], &["-o", "json"]].concat());
+        let mut text = scene.server.cli_running(&arguments);
+        let newer = VersionSpec::new("7.3.0").schema(&http_schema());
+        scene.npm.change("@openfn/language-http", |package| {
+            package.versions.push(newer);
+            package.dist_tags.insert("latest".into(), "7.3.0".into());
+        });
+        let refresh = scene.refresh(0).await;
+        assert_eq!(refresh["refresh"]["counts"][0]["changed"], 1, "{refresh}");
+        let end = scene.server.cli(&["publish", "app/end", "x"]).await;
+        let _ = end.success();
+
+        let mut told = BTreeSet::new();
+        loop {
+            let line = watch.next_line().await.expect("the watch goes on");
+            let change: Value = serde_json::from_str(&line).expect("JSON");
+            let value = &change["value"];
+            let topic = change["topic"].as_str().expect("a topic");
+            if topic == "app/end" {
+                assert!(value.is_null(), "{line}");
+                break;
+            }
+            let as_of = value["read_state"]["revision"].as_i64();
+            assert!(as_of >= change["revision"].as_i64(), "{line}");
+            match topic {
+                "registry" => {
+                    let package = &value["package"];
+                    assert_eq!(package["name"], "@openfn/language-http");
+                    assert_eq!(package["dist_tags"]["latest"], "7.3.0", "{line}");
+                }
+                _ => {
+                    assert_eq!((topic, &value["version"]), ("schema", &json!("7.3.0")));
+                    let schema = value["schema_json"].as_str().expect("a schema");
+                    let schema: Value = serde_json::from_str(schema).expect("JSON");
+                    assert_eq!(schema, http_schema());
+                }
+            }
+            told.insert(topic.to_owned());
+        }
+        assert_eq!(told.len(), 2);
+        let line = text.next_line().await.expect("the watch goes on");
+        assert!(line.contains("  value="), "{line}");
+    }
+}

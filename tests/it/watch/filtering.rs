@@ -116,6 +116,25 @@ async fn a_filter_that_can_match_nothing_is_refused() {
         ),
         (
             WatchRequest {
+                suppress_own: true,
+                ..WatchRequest::default()
+            },
+            "suppress_own",
+        ),
+        (
+            WatchRequest {
+                suppress_own: true,
+                include_values: true,
+                node: Some(Node {
+                    id: "n".to_owned(),
+                    incarnation: "i".to_owned(),
+                }),
+                ..WatchRequest::default()
+            },
+            "suppress_own",
+        ),
+        (
+            WatchRequest {
                 node: Some(Node {
                     id: "n".to_owned(),
                     incarnation: "x".repeat(129),

@@ -9,7 +9,10 @@ use clap::Args;
 use serde_json::{Value, json};
 use steadfast_client::{
     Cursor, ResetReason, WatchEvent, WatchOptions, WatchStart, WatchStream,
-    api::watch::v1::{Change, Filter},
+    api::{
+        common::v1::ReadState,
+        watch::v1::{Change, Filter, value::Kind},
+    },
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -40,6 +43,9 @@ pub(crate) struct WatchArgs {
     /// Keep the cursor in this file, and go on from there at the next start; --after and --earliest hold for the first only
     #[arg(long, value_name = "FILE")]
     cursor_file: Option<PathBuf>,
+    /// Show packages and schemas as they are now with their changes; --output json shows all of them
+    #[arg(long)]
+    values: bool,
 }
 
 pub(crate) async fn run(args: WatchArgs, session: &Session) -> Result<Exit, Failure> {
@@ -55,6 +61,7 @@ pub(crate) async fn run(args: WatchArgs, session: &Session) -> Result<Exit, Fail
             (None, true) => WatchStart::Earliest,
             (None, false) => WatchStart::Now,
         },
+        include_values: args.values,
         ..WatchOptions::default()
     };
     let connection = session.connect().await?;
@@ -177,7 +184,29 @@ fn change_text(change: &Change) -> String {
         };
         text.push_str(&payload);
     }
+    if let Some(kind) = change.value.as_ref().and_then(|value| value.kind.as_ref()) {
+        text.push_str(&value_text(kind));
+    }
     text
+}
+
+fn value_text(kind: &Kind) -> String {
+    let as_of = |state: Option<&ReadState>| state.map_or(0, |state| state.revision);
+    match kind {
+        Kind::Package(answer) => format!(
+            "  value={} versions as of {}",
+            answer
+                .package
+                .as_ref()
+                .map_or(0, |package| package.versions.len()),
+            as_of(answer.read_state.as_ref())
+        ),
+        Kind::Schema(answer) => format!(
+            "  value={} bytes as of {}",
+            answer.schema_json.len(),
+            as_of(answer.read_state.as_ref())
+        ),
+    }
 }
 
 fn reason_words(reason: ResetReason) -> (&'static str, &'static str) {

@@ -159,6 +159,7 @@ pub(crate) async fn serve(
     };
     let catalog = parts.catalog;
     let watch = watch::WatchEdge {
+        catalog: catalog.clone(),
         store: parts.store.clone(),
         hub: parts.hub.clone(),
         wakeups: parts.wakeups.clone(),

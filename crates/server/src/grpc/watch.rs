@@ -7,10 +7,11 @@ use steadfast_api::{
     common::v1 as common,
     watch::v1::{self as api, watch_service_server as generated},
 };
+use steadfast_catalog::Catalog;
 use steadfast_store::{Publish, Store, Wakeups};
 use steadfast_types::{Cursor, Mark, Revision};
 use steadfast_watch::{
-    Filters, Hub, OnLost, Pace, PublishLimits, Start, SubscribeOptions, check_publish,
+    Filters, Hub, OnLost, Pace, PublishLimits, Start, SubscribeOptions, Values, check_publish,
 };
 use tonic::{Request, Response, Status};
 
@@ -26,6 +27,7 @@ const ANONYMOUS: &str = "";
 pub(crate) struct WatchEdge {
     pub(crate) store: Store,
     pub(crate) hub: Hub,
+    pub(crate) catalog: Catalog,
     pub(crate) wakeups: Wakeups,
     pub(crate) limits: PublishLimits,
     pub(crate) progress_interval: Duration,
@@ -84,6 +86,18 @@ impl WatchEdge {
                 ));
             }
         }
+        if request.suppress_own && request.include_values {
+            return Err(status::invalid_argument(
+                "suppress_own",
+                "not together with include_values: the values of what is left out would be missed",
+            ));
+        }
+        if request.suppress_own && node.incarnation.is_empty() {
+            return Err(status::invalid_argument(
+                "suppress_own",
+                "needs node.incarnation, which says what is the watcher's own",
+            ));
+        }
         let on_lost = match api::OnCompacted::try_from(request.on_compacted) {
             Ok(api::OnCompacted::Unspecified | api::OnCompacted::Reset) => OnLost::Reset,
             Ok(api::OnCompacted::Fail) => OnLost::Fail,
@@ -109,6 +123,10 @@ impl WatchEdge {
             on_lost,
             pace: Pace::Every(interval),
             incarnation: node.incarnation,
+            suppress_own: request.suppress_own,
+            values: request
+                .include_values
+                .then(|| Arc::new(self.catalog.clone()) as Arc<dyn Values>),
         })
     }
 

@@ -32,6 +32,7 @@ async fn the_number_of_streams_is_limited() {
 async fn streams_off_the_ring_leave_connections_to_others() {
     let options = Options {
         ring_revisions: 1,
+        page_revisions: 1,
         ..OPTIONS
     };
     let fixture = Fixture::open(options, Some(TestDatabase::create_empty().await)).await;
@@ -48,6 +49,7 @@ async fn streams_off_the_ring_leave_connections_to_others() {
     for _ in 0..40 {
         let mut stream = fixture.watch(Start::After(zero)).await;
         opened(&mut stream).await;
+        assert!(matches!(next(&mut stream).await, Wire::Batch(_)));
         parked.push(stream);
     }
     let mut session = fixture.database.as_ref().unwrap().session().await;
@@ -83,6 +85,7 @@ async fn draining_tells_the_cursor_and_ends() {
 async fn draining_does_not_wait_for_the_database() {
     let options = Options {
         ring_revisions: 1,
+        page_revisions: 1,
         ..OPTIONS
     };
     let fixture = Fixture::open(options, Some(TestDatabase::create_empty().await)).await;
@@ -97,6 +100,7 @@ async fn draining_does_not_wait_for_the_database() {
         .unwrap();
     let mut parked = fixture.watch(Start::After(zero)).await;
     opened(&mut parked).await;
+    assert!(matches!(next(&mut parked).await, Wire::Batch(_)));
     let mut session = fixture.database.as_ref().unwrap().session().await;
     session
         .run("BEGIN; LOCK TABLE change_log IN ACCESS EXCLUSIVE MODE;")
@@ -104,7 +108,18 @@ async fn draining_does_not_wait_for_the_database() {
         .unwrap();
     let read = tokio::time::timeout(Duration::from_millis(200), parked.next()).await;
     assert!(read.is_err(), "it is not parked: {read:?}");
-    fixture.hub.drain();
+    // Nor does one that has yet to be opened.
+    let opening = fixture.hub.subscribe(from(Start::After(parked.cursor())));
+    let drain = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        fixture.hub.drain();
+    };
+    let (refused, ()) = tokio::time::timeout(Duration::from_secs(2), async {
+        tokio::join!(opening, drain)
+    })
+    .await
+    .expect("it ends with the hub");
+    assert!(matches!(refused, Err(Error::Draining)), "{refused:?}");
     let last = tokio::time::timeout(Duration::from_secs(2), parked.next()).await;
     assert!(matches!(last, Ok(Ok(Event::Progress(_)))), "{last:?}");
     assert_eq!(parked.next().await.err(), Some(End::Draining));

@@ -6,3 +6,4 @@ mod history;
 mod limits;
 mod own;
 mod scene;
+mod sharing;

@@ -1,42 +1,20 @@
 //! What this process commits reaches its streams without being read back, and never instead of what others committed.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::atomic::Ordering, time::Duration};
 
-use steadfast_store::{
-    Change, Op, Publish, Store, Wakeups,
-    fault::{Fault, Faults, Point},
-};
+use steadfast_store::{Change, Op, Publish, Store, Wakeups};
 use steadfast_testkit::postgres::TestDatabase;
 use steadfast_types::ReplicaId;
 use steadfast_watch::{Event, Hub, Options, ResetReason, Start};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::scene::{Fixture, OPTIONS, keys_until, opened};
+use crate::scene::{Fixture, OPTIONS, counting, keys_until, opened};
 
 /// Nothing is found by polling within a test.
 const NO_POLL: Options = Options {
     poll_interval: Duration::from_secs(600),
     ..OPTIONS
 };
-
-/// Counts how often a statement is sent.
-fn counting(statement: &'static str) -> (Faults, Arc<AtomicUsize>) {
-    let count = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&count);
-    let faults = Faults::planned(move |point| {
-        if point == Point::Sending(statement) {
-            counted.fetch_add(1, Ordering::SeqCst);
-        }
-        Fault::None
-    });
-    (faults, count)
-}
 
 #[tokio::test]
 async fn own_commits_are_not_read_back() {

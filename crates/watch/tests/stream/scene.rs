@@ -1,10 +1,19 @@
 //! A database with a hub that follows its log, and what a subscriber reads.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use prost::Message as _;
 use steadfast_api::watch::v1::{WatchResponse, watch_response::Event as Wire};
-use steadfast_store::{Change, Op, Publish, Store, Wakeups, fault::Faults};
+use steadfast_store::{
+    Change, Op, Publish, Store, Wakeups,
+    fault::{Fault, Faults, Point},
+};
 use steadfast_testkit::postgres::TestDatabase;
 use steadfast_types::{Cursor, ReplicaId};
 use steadfast_watch::{Filters, Hub, OnLost, Options, Pace, Start, SubscribeOptions, Subscription};
@@ -121,7 +130,22 @@ pub(crate) fn from(start: Start) -> SubscribeOptions {
         on_lost: OnLost::Reset,
         pace: Pace::Every(Duration::from_secs(60)),
         incarnation: String::new(),
+        suppress_own: false,
+        values: None,
     }
+}
+
+/// Counts how often a statement is sent.
+pub(crate) fn counting(statement: &'static str) -> (Faults, Arc<AtomicUsize>) {
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&count);
+    let faults = Faults::planned(move |point| {
+        if point == Point::Sending(statement) {
+            counted.fetch_add(1, Ordering::SeqCst);
+        }
+        Fault::None
+    });
+    (faults, count)
 }
 
 /// The next event, decoded as a client would.

@@ -54,6 +54,8 @@ impl Follow {
             on_lost: OnLost::Reset,
             pace: Pace::Every(PROGRESS),
             incarnation: String::new(),
+            suppress_own: false,
+            values: None,
         };
         let subscription = edge
             .hub
