@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use metrics::Counter;
 use steadfast_store::{Head, Located, Store, Wakeups};
 use steadfast_types::{Cursor, Revision, StoreId};
 use tokio::sync::{MutexGuard, watch};
@@ -51,6 +52,8 @@ pub struct Position {
     pub epoch: u64,
     /// The database did not answer the last time.
     pub degraded: bool,
+    /// All streams end.
+    pub draining: bool,
 }
 
 /// Shared by the tailer and all subscribers. Clones share it.
@@ -68,6 +71,8 @@ pub(crate) struct Inner {
     pub(crate) draining: CancellationToken,
     pub(crate) replay: Replay,
     pub(crate) batches: SharedBatches,
+    /// Changes handed to streams.
+    pub(crate) delivered: Counter,
     streams: AtomicUsize,
 }
 
@@ -115,10 +120,12 @@ impl Hub {
                     compacted: head.compacted,
                     epoch: 0,
                     degraded: false,
+                    draining: false,
                 }),
                 draining: CancellationToken::new(),
                 replay: Replay::default(),
                 batches: SharedBatches::default(),
+                delivered: metrics::counter!(metric::DELIVERED),
                 streams: AtomicUsize::new(0),
             }),
         };
@@ -148,6 +155,10 @@ impl Hub {
     /// Ends all streams, each after a last progress message, and takes no new ones.
     pub fn drain(&self) {
         self.inner.draining.cancel();
+        // Streams look at this alone: a token is a lock, which all of them would take with every change.
+        self.inner
+            .position
+            .send_modify(|position| position.draining = true);
     }
 
     /// Opens a stream.

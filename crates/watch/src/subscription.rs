@@ -1,6 +1,6 @@
 //! One subscriber: a cursor that is pulled along the log.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -8,7 +8,7 @@ use steadfast_api::watch::v1 as api;
 use steadfast_types::{Backoff, Cursor, Revision as Number};
 use tokio::{
     sync::watch,
-    time::{Instant, timeout_at},
+    time::{Instant, Sleep, sleep_until, timeout_at},
 };
 
 use crate::{
@@ -137,6 +137,9 @@ pub struct Subscription {
     page: Option<Arc<ReplayPage>>,
     parked: bool,
     next_progress: Instant,
+    /// Wakes at `next_progress` or before: it is set anew when it has, not with every event, which would cost two turns at the
+    /// runtime's timer.
+    silence: Pin<Box<Sleep>>,
     /// The cursor moved since it was last told.
     untold: bool,
     /// The last progress of a draining replica was sent.
@@ -174,6 +177,7 @@ impl Subscription {
             page: None,
             parked: false,
             next_progress: Instant::now(),
+            silence: Box::pin(sleep_until(Instant::now())),
             untold: false,
             farewell: false,
         }
@@ -218,7 +222,7 @@ impl Subscription {
                 self.lost = Some(ResetReason::StoreChanged);
                 continue;
             }
-            if self.inner.draining.is_cancelled() {
+            if now.draining {
                 // The cursor first, once; then the end.
                 if std::mem::replace(&mut self.farewell, true) {
                     return Err(End::Draining);
@@ -359,7 +363,7 @@ impl Subscription {
         if assembled.changes == 0 {
             return None;
         }
-        metrics::counter!(metric::DELIVERED).increment(assembled.changes as u64);
+        self.inner.delivered.increment(assembled.changes as u64);
         self.told();
         Some(Event::Batch(Batch {
             cursor: self.cursor,
@@ -370,11 +374,18 @@ impl Subscription {
 
     /// Waits until something may have changed; after a silent while, tells the cursor.
     async fn wait(&mut self) -> Option<Event> {
-        let draining = self.inner.draining.clone();
+        let (paced, next_progress) = (self.pace != Pace::AtOnce, self.next_progress);
+        let silence = &mut self.silence;
         let silent = async {
-            match self.pace {
-                Pace::Every(_) => tokio::time::sleep_until(self.next_progress).await,
-                Pace::AtOnce => std::future::pending().await,
+            if !paced {
+                std::future::pending::<()>().await;
+            }
+            loop {
+                silence.as_mut().await;
+                if silence.deadline() >= next_progress {
+                    return;
+                }
+                silence.as_mut().reset(next_progress);
             }
         };
         let values = async {
@@ -387,7 +398,6 @@ impl Subscription {
             // The senders live as long as what this holds: they cannot close.
             _ = self.position.changed() => None,
             _ = values => None,
-            () = draining.cancelled() => None,
             () = silent => Some(self.progress()),
         }
     }

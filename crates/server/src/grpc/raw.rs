@@ -9,8 +9,15 @@ use bytes::{BufMut as _, Bytes};
 use prost::Message;
 use tonic::{
     Status,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
 };
+
+/// What an answer's buffer begins with. It grows by what each message needs: tonic's own 8 KiB would be held by every stream that
+/// waits.
+const BUFFER_BYTES: usize = 256;
+
+/// Bytes that are gathered before they are handed to the transport, as tonic has it.
+const YIELD_BYTES: usize = 32 << 10;
 
 /// An encoded message, in parts that follow each other: concatenated encodings are one message.
 #[derive(Debug, Clone)]
@@ -58,6 +65,10 @@ impl<T: Message + Default + Send + 'static> Codec for RawCodec<T> {
 impl Encoder for RawEncoder {
     type Item = Encoded;
     type Error = Status;
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(BUFFER_BYTES, YIELD_BYTES)
+    }
 
     fn encode(&mut self, Encoded(parts): Encoded, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
         to.reserve(parts.iter().map(Bytes::len).sum());
