@@ -48,34 +48,44 @@ enum Told {
     Astray,
 }
 
-/// Follows the log for as long as the process lives.
+/// Follows the log for as long as the process lives. What this process commits does not wait for a page that is being read.
 pub(crate) async fn run(inner: Arc<Inner>, wakeups: Wakeups) {
     let mut woken = wakeups.subscribe();
     let mut own = inner.store.own_commits();
     let mut early = BTreeMap::new();
     let mut waits = Backoff::RECONNECT.waits();
+    let reading = read(&inner);
+    tokio::pin!(reading);
     // What was committed before anybody was told is found at once.
-    let mut next = Instant::now();
-    let mut earliest = next;
-    let mut announced = true;
+    let mut begun = Instant::now();
+    let mut is_reading = true;
+    let mut next = begun + inner.options.poll_interval;
+    let mut earliest = begun;
+    // Whether anything announced news before the page that is being read, and since.
+    let (mut asked, mut announced) = (true, false);
     loop {
         tokio::select! {
             // A stream of own commits must not keep the log from being read.
             biased;
-            () = sleep_until(next) => {
-                let looked = Instant::now();
-                woken.mark_unchanged();
-                match look(&inner).await {
-                    Ok(Look::Full) => announced = true,
+            page = &mut reading, if is_reading => {
+                is_reading = false;
+                let looked = match page {
+                    Ok((after, page)) => admit(&inner, after, page).await,
+                    Err(error) => Err(error),
+                };
+                match looked {
+                    Ok(Look::Full) => {
+                        announced = true;
+                        next = begun;
+                    }
                     Ok(Look::Level(found)) => {
-                        if found && !announced {
+                        if found && !announced && !asked {
                             metrics::counter!(metric::POLL_FOUND_FIRST).increment(1);
                         }
-                        announced = false;
                         waits = Backoff::RECONNECT.waits();
                         set_degraded(&inner, false);
-                        next = Instant::now() + inner.options.poll_interval;
-                        earliest = if found { looked + SPACING } else { looked };
+                        earliest = if found { begun + SPACING } else { begun };
+                        next = next.max(earliest);
                     }
                     Err(error) => {
                         if set_degraded(&inner, true) {
@@ -88,6 +98,16 @@ pub(crate) async fn run(inner: Arc<Inner>, wakeups: Wakeups) {
                     }
                 }
                 admit_early(&inner, &mut early);
+            }
+            () = sleep_until(next), if !is_reading => {
+                begun = Instant::now();
+                woken.mark_unchanged();
+                asked = std::mem::take(&mut announced);
+                reading.set(read(&inner));
+                is_reading = true;
+                next = begun + inner.options.poll_interval;
+                // Wake-ups from now on ask for another look.
+                earliest = begun;
             }
             told = own.recv() => {
                 let told = match &told {
@@ -126,6 +146,13 @@ pub(crate) async fn run(inner: Arc<Inner>, wakeups: Wakeups) {
             }
         }
     }
+}
+
+/// Reads the page after what is in the ring.
+async fn read(inner: &Inner) -> Result<(Cursor, Read), Error> {
+    let after = inner.position.borrow().applied;
+    let page = inner.store.read_log(after, inner.options.page_revisions);
+    Ok((after, page.await?))
 }
 
 /// Puts revisions that this process committed into the ring, if they continue what is there. The mark before them proves it.
@@ -172,11 +199,9 @@ fn admit_early(inner: &Inner, early: &mut BTreeMap<steadfast_types::Revision, Ar
     }
 }
 
-/// Reads one page and puts it into the ring.
-async fn look(inner: &Inner) -> Result<Look, Error> {
-    let cursor = inner.position.borrow().applied;
-    let limit = inner.options.page_revisions;
-    match inner.store.read_log(cursor, limit).await? {
+/// Puts a page that was read after a cursor into the ring.
+async fn admit(inner: &Inner, cursor: Cursor, read: Read) -> Result<Look, Error> {
+    match read {
         Read::Page(page) => Ok(take(inner, cursor.store_id, page)),
         Read::Compacted { compacted, .. } => {
             // Asleep for longer than the log is kept: subscribers that were level learn it from the log.
@@ -211,8 +236,26 @@ fn take(inner: &Inner, store_id: StoreId, page: Page) -> Look {
         .entries
         .last()
         .is_some_and(|newest| newest.revision < page.head);
-    let found = !page.entries.is_empty();
-    push(inner, store_id, &page.entries);
+    // What this process committed while the page was read may be in the ring already.
+    let applied = inner.position.borrow().applied;
+    let held = page
+        .entries
+        .partition_point(|entry| entry.revision <= applied.revision);
+    let is_other = |before: &Entry| {
+        let cursor = Cursor {
+            store_id,
+            revision: before.revision,
+            mark: before.mark,
+        };
+        matches!(inner.after(cursor, 1), Found::Diverged)
+    };
+    let before = held.checked_sub(1).map(|last| &page.entries[last]);
+    if applied.store_id != store_id || before.is_some_and(is_other) {
+        // The next page is read after another cursor, and tells which history is the database's.
+        return Look::Full;
+    }
+    let found = held < page.entries.len();
+    push(inner, store_id, &page.entries[held..]);
     inner.position.send_if_modified(|position| {
         position.head = position.head.max(page.head);
         position.compacted = page.compacted;

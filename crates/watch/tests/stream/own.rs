@@ -1,11 +1,21 @@
 //! What this process commits reaches its streams without being read back, and never instead of what others committed.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use steadfast_store::{Change, Op, Publish, Store, Wakeups};
+use steadfast_store::{
+    Change, Op, Publish, Store, Wakeups,
+    fault::{Fault, Faults, Point},
+};
 use steadfast_testkit::postgres::TestDatabase;
 use steadfast_types::ReplicaId;
 use steadfast_watch::{Event, Hub, Options, ResetReason, Start};
+use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::scene::{Fixture, OPTIONS, counting, keys_until, opened};
@@ -169,4 +179,30 @@ async fn a_replica_alone_notifies_nobody_until_another_listens() {
     assert_eq!(keys, (0..60).map(|n| n.to_string()).collect::<Vec<_>>());
     assert!(sent.load(Ordering::SeqCst) > tests);
     stop.cancel();
+}
+
+#[tokio::test]
+async fn own_commits_do_not_wait_for_a_page_of_the_log() {
+    let database = TestDatabase::create_empty().await;
+    for database in [None, Some(database)] {
+        let (stuck, is_stuck) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
+        let (plan, told) = (Arc::clone(&stuck), Arc::clone(&is_stuck));
+        let faults = Faults::planned(move |point| {
+            if point == Point::Sending("log_page") && plan.load(Ordering::SeqCst) {
+                told.notify_one();
+                return Fault::Stop;
+            }
+            Fault::None
+        });
+        let fixture = Fixture::open_with(OPTIONS, database, faults).await;
+        let mut stream = fixture.watch(Start::Now).await;
+        opened(&mut stream).await;
+        stuck.store(true, Ordering::SeqCst);
+        // The poll's page never comes.
+        is_stuck.notified().await;
+        for key in ["a", "b", "c"] {
+            fixture.publish("app/t", &[key], "").await;
+        }
+        assert_eq!(keys_until(&mut stream, "c").await, ["a", "b", "c"]);
+    }
 }
