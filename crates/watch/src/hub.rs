@@ -198,24 +198,30 @@ impl Hub {
     async fn judge(&self, cursor: Cursor) -> Result<Judged, Error> {
         match self.inner.after(cursor, 1) {
             Found::Level | Found::Next(_) => Ok(Judged::GoesOn(None)),
-            Found::Behind => {
-                let inner = &self.inner;
-                let read = async {
-                    let turn = inner.replay.turn(cursor).await;
-                    inner.read_page(turn, cursor).await
-                };
-                let read = inner.draining.run_until_cancelled(read).await;
-                Ok(match read.ok_or(Error::Draining)?? {
-                    replay::Found::Page(page) => Judged::GoesOn(Some(page)),
-                    replay::Found::Lost(reason) => Judged::Lost(reason),
-                })
-            }
-            Found::Ahead | Found::Diverged => Ok(match self.inner.store.locate(cursor).await? {
-                Located::Here => Judged::GoesOn(None),
-                Located::Compacted => Judged::Lost(ResetReason::Compacted),
-                Located::Diverged => Judged::Lost(ResetReason::StoreChanged),
-            }),
+            // Rare, and large: every stream's future would have room for it.
+            found => Box::pin(self.ask(cursor, matches!(found, Found::Behind))).await,
         }
+    }
+
+    /// The same, of the database.
+    async fn ask(&self, cursor: Cursor, is_behind: bool) -> Result<Judged, Error> {
+        let inner = &self.inner;
+        if is_behind {
+            let read = async {
+                let turn = inner.replay.turn(cursor).await;
+                inner.read_page(turn, cursor).await
+            };
+            let read = inner.draining.run_until_cancelled(read).await;
+            return Ok(match read.ok_or(Error::Draining)?? {
+                replay::Found::Page(page) => Judged::GoesOn(Some(page)),
+                replay::Found::Lost(reason) => Judged::Lost(reason),
+            });
+        }
+        Ok(match inner.store.locate(cursor).await? {
+            Located::Here => Judged::GoesOn(None),
+            Located::Compacted => Judged::Lost(ResetReason::Compacted),
+            Located::Diverged => Judged::Lost(ResetReason::StoreChanged),
+        })
     }
 }
 

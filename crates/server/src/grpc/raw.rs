@@ -12,8 +12,8 @@ use tonic::{
     codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
 };
 
-/// What an answer's buffer begins with. It grows by what each message needs: tonic's own 8 KiB would be held by every stream that
-/// waits.
+/// What the buffers of a request and an answer begin with. They grow by what each message needs: tonic's own 8 KiB would be held by
+/// every stream that waits, or have been touched for it.
 const BUFFER_BYTES: usize = 256;
 
 /// Bytes that are gathered before they are handed to the transport, as tonic has it.
@@ -82,6 +82,10 @@ impl Encoder for RawEncoder {
 impl<T: Message + Default> Decoder for MessageDecoder<T> {
     type Item = T;
     type Error = Status;
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(BUFFER_BYTES, YIELD_BYTES)
+    }
 
     fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<T>, Status> {
         T::decode(from)
