@@ -53,7 +53,7 @@ pub use log::{Change, Entry, Head, Landed, Located, Op, Page, Read};
 pub use migrate::{MigrateReport, schema_version};
 pub use node::{
     Beat, NewNode, NodeName, NodeReport, NodeReported, NodeRow, NodeStanding, NodeState, NodeTally,
-    NodeWanted, NodeWrite, Registered,
+    NodeWanted, NodeWrite, NodesWritten, Registered,
 };
 pub use options::{Engine, Options};
 pub use own::{Appended, OwnCommit};

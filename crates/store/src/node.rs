@@ -25,7 +25,7 @@ pub use register::{NewNode, Registered};
 pub use replica::Beat;
 pub use report::{NodeReport, NodeStanding, Reported as NodeReported};
 pub use tally::{NodeTally, NodeWanted};
-pub use write::NodeWrite;
+pub use write::{NodeWrite, NodesWritten};
 
 pub(crate) use {register::Registrations, report::NodeReports};
 

@@ -1,8 +1,9 @@
 //! What a replica writes down of the streams that it serves, many at a time.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use serde::Serialize;
+use sqlx::FromRow;
 use steadfast_types::Cursor;
 
 use super::NodeName;
@@ -51,7 +52,7 @@ statements! {
             (changes!()) "expires_us = CASE WHEN e.ended THEN " now " + $2 ELSE node.expires_us END, \
                  seen_us = CASE WHEN e.seen THEN " now " ELSE node.seen_us END \
              FROM given e, held h, store_meta m WHERE node.key = h.key AND h.node = e.node AND h.incarnation = e.incarnation \
-                 AND node.stream = e.stream AND node.connected"
+                 AND node.stream = e.stream AND node.connected RETURNING node.stream"
         }
         sqlite {
             (changes!()) "expires_us = CASE WHEN e.ended THEN " now " + $2 ELSE node.expires_us END, \
@@ -61,7 +62,8 @@ statements! {
                  value ->> 'node' AS node, value ->> 'incarnation' AS incarnation, value ->> 'stream' AS stream, \
                  value ->> 'sent_store' AS sent_store, value ->> 'applied_store' AS applied_store, value ->> 'error' AS error \
                  FROM json_each($1)) e, store_meta m \
-             WHERE node.node = e.node AND node.incarnation = e.incarnation AND node.stream = e.stream AND node.connected"
+             WHERE node.node = e.node AND node.incarnation = e.incarnation AND node.stream = e.stream AND node.connected \
+             RETURNING stream"
         }
     ];
 }
@@ -86,6 +88,20 @@ pub struct NodeWrite {
     pub seen: bool,
     /// The stream has ended.
     pub ended: bool,
+}
+
+/// What was written down.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NodesWritten {
+    /// Of these streams.
+    pub streams: HashSet<String>,
+    /// In so many statements.
+    pub statements: u64,
+}
+
+#[derive(FromRow)]
+struct StreamRow {
+    stream: String,
 }
 
 #[derive(Serialize)]
@@ -125,20 +141,27 @@ impl<'a> Entry<'a> {
 }
 
 impl Store {
-    /// Writes down what streams have become; a node whose stream has ended counts for `lease` longer. Each name may be there once.
-    /// What is about a stream that is no longer its node's own is left out. Returns how many statements it took.
+    /// Writes down what streams have become; a node whose stream has ended counts for `lease` longer. Each stream may be there once.
+    /// What is about a stream that is no longer its node's own is left out.
     ///
     /// # Errors
     /// If the database does not answer: some may be written then, and all may be written again.
-    pub async fn write_nodes(&self, writes: &[NodeWrite], lease: Duration) -> Result<usize, Error> {
-        let mut statements = 0;
+    pub async fn write_nodes(
+        &self,
+        writes: &[NodeWrite],
+        lease: Duration,
+    ) -> Result<NodesWritten, Error> {
+        let mut written = NodesWritten::default();
         for some in writes.chunks(STREAMS) {
             let entries: Vec<_> = some.iter().map(Entry::of).collect();
             let json = serde_json::to_string(&entries).map_err(|_| Error::Corrupt("node"))?;
             let write = self.db().write(&WRITE).bind(json);
-            write.bind(micros(lease)).execute().await?;
-            statements += 1;
+            let rows: Vec<StreamRow> = write.bind(micros(lease)).all().await?;
+            written
+                .streams
+                .extend(rows.into_iter().map(|row| row.stream));
+            written.statements += 1;
         }
-        Ok(statements)
+        Ok(written)
     }
 }

@@ -6,7 +6,8 @@ use std::{
     time::Duration,
 };
 
-use steadfast_store::{Beat, Engine, NodeName, NodeWanted, NodeWrite};
+use futures::future::join_all;
+use steadfast_store::{Beat, Engine, NodeName, NodeReport, NodeWanted, NodeWrite};
 use steadfast_types::{Backoff, Cursor};
 use tokio::time::{Instant, sleep_until};
 
@@ -210,13 +211,27 @@ impl Shared {
         }
         let writes: Vec<NodeWrite> = seats.iter().map(|seat| seat.take()).collect();
         match self.store.write_nodes(&writes, self.options.lease).await {
-            Ok(statements) => {
-                metrics::counter!(metric::NODE_WRITES).increment(statements as u64);
+            Ok(written) => {
+                metrics::counter!(metric::NODE_WRITES).increment(written.statements);
                 metrics::counter!(metric::NODE_ROWS_WRITTEN).increment(writes.len() as u64);
-                for (seat, write) in seats.iter().zip(&writes) {
-                    if write.ended {
+                let mut reports = Vec::new();
+                for (seat, write) in seats.iter().zip(writes) {
+                    let is_own = written.streams.contains(&write.stream);
+                    if write.ended || !is_own {
                         self.unseat(seat);
                     }
+                    // The node has another stream by now; what it reported here is none the less true.
+                    if !is_own && write.applied.is_some() {
+                        reports.push(self.store.report_node(NodeReport {
+                            name: write.name,
+                            applied: write.applied,
+                            error: write.error.unwrap_or_default(),
+                        }));
+                    }
+                }
+                for outcome in join_all(reports).await {
+                    // If that stream was sent less, the node reports again when it was sent more.
+                    outcome?;
                 }
                 Ok(())
             }
