@@ -341,7 +341,7 @@ impl Shared {
     }
 
     /// Has everybody write down what they know, and waits for it a moment.
-    async fn freshen(&self) {
+    async fn freshen(self: &Arc<Self>) {
         let mut told = self.wakeups.subscribe_to_nodes();
         let before = told.borrow_and_update().told;
         let others = self.wakeups.others() as u64;

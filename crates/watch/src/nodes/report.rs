@@ -106,7 +106,11 @@ impl Nodes {
 
     /// By what the database knows of the stream. If it was sent less than the report says, as far as was written down, the replica that
     /// serves it is asked, which takes a few milliseconds.
-    async fn report_elsewhere(&self, report: Report, deadline: Instant) -> Result<(), NodeError> {
+    pub(super) async fn report_elsewhere(
+        &self,
+        report: Report,
+        deadline: Instant,
+    ) -> Result<(), NodeError> {
         let shared = &self.shared;
         let mut news = shared.wakeups.subscribe_to_nodes();
         let mut first = None;

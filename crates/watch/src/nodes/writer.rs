@@ -6,12 +6,11 @@ use std::{
     time::Duration,
 };
 
-use futures::future::join_all;
-use steadfast_store::{Beat, Engine, NodeName, NodeReport, NodeWanted, NodeWrite};
+use steadfast_store::{Beat, Engine, NodeName, NodeWanted, NodeWrite};
 use steadfast_types::{Backoff, Cursor};
 use tokio::time::{Instant, sleep_until};
 
-use super::{NodeError, Shared};
+use super::{NodeError, Nodes, Report, Shared};
 use crate::metric;
 
 /// Between two writes while somebody waits, here or elsewhere: reports that follow each other become one statement.
@@ -25,6 +24,9 @@ const UNHEARD: Duration = Duration::from_millis(100);
 
 /// How often it is made sure that what is registered is what is open.
 const COMPARE: Duration = Duration::from_secs(30);
+
+/// How long a report is passed on to the replica that serves the node's stream.
+const PASSED_ON: Duration = Duration::from_secs(5);
 
 /// When what is due.
 struct Plan {
@@ -132,7 +134,7 @@ impl Plan {
 
     async fn carry_out(
         &mut self,
-        shared: &Shared,
+        shared: &Arc<Shared>,
         beats: bool,
         is_urgent: bool,
     ) -> Result<(), NodeError> {
@@ -185,7 +187,7 @@ impl Shared {
     }
 
     /// Writes down everything that is known here, in a few statements, one after the other: what is older must not be written later.
-    pub(super) async fn write_all(&self, sent: bool) -> Result<(), NodeError> {
+    pub(super) async fn write_all(self: &Arc<Self>, sent: bool) -> Result<(), NodeError> {
         let _writing = self.writing.lock().await;
         self.write_seats(sent).await?;
         self.beat(sent).await?;
@@ -194,7 +196,10 @@ impl Shared {
     }
 
     /// Writes down what has become of streams; with `sent`, also of those of which only that they were sent more is new.
-    pub(super) async fn write_seats(&self, sent: bool) -> Result<(), steadfast_store::Error> {
+    pub(super) async fn write_seats(
+        self: &Arc<Self>,
+        sent: bool,
+    ) -> Result<(), steadfast_store::Error> {
         let mut seats = {
             let mut unwritten = self
                 .unwritten
@@ -214,24 +219,14 @@ impl Shared {
             Ok(written) => {
                 metrics::counter!(metric::NODE_WRITES).increment(written.statements);
                 metrics::counter!(metric::NODE_ROWS_WRITTEN).increment(writes.len() as u64);
-                let mut reports = Vec::new();
                 for (seat, write) in seats.iter().zip(writes) {
                     let is_own = written.streams.contains(&write.stream);
                     if write.ended || !is_own {
                         self.unseat(seat);
                     }
-                    // The node has another stream by now; what it reported here is none the less true.
                     if !is_own && write.applied.is_some() {
-                        reports.push(self.store.report_node(NodeReport {
-                            name: write.name,
-                            applied: write.applied,
-                            error: write.error.unwrap_or_default(),
-                        }));
+                        self.pass_on(write);
                     }
-                }
-                for outcome in join_all(reports).await {
-                    // If that stream was sent less, the node reports again when it was sent more.
-                    outcome?;
                 }
                 Ok(())
             }
@@ -245,8 +240,30 @@ impl Shared {
         }
     }
 
+    /// The node has another stream by now: what it reported here is for the replica that serves that one to prove.
+    fn pass_on(self: &Arc<Self>, write: NodeWrite) {
+        let nodes = Nodes {
+            shared: Arc::clone(self),
+        };
+        let report = Report {
+            name: write.name,
+            cursor: write.applied,
+            error: write.error.unwrap_or_default(),
+        };
+        tokio::spawn(async move {
+            let deadline = Instant::now() + PASSED_ON;
+            if let Err(error) = nodes.report_elsewhere(report, deadline).await {
+                // It was told that its report counts: the next one will.
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "a report for another replica was not taken there"
+                );
+            }
+        });
+    }
+
     /// Makes sure that what is registered as served here is what is open here: after an answer that was lost, or a restore.
-    async fn compare(&self) -> Result<(), NodeError> {
+    async fn compare(self: &Arc<Self>) -> Result<(), NodeError> {
         let registered = self.store.own_nodes(self.replica).await?;
         let mut registered: HashMap<NodeName, String> = registered.into_iter().collect();
         for seat in self.all_seats() {

@@ -320,10 +320,13 @@ async fn the_last_stream_of_an_incarnation_is_its_own_wherever_it_is() {
     let database = TestDatabase::create_empty().await;
     let [here, there] = Replica::pair(&database, NEVER).await;
     let node = name("n", "i");
-    let first = here.open("n", "i").await;
+    let beginning = here.store.head().await.unwrap().cursor;
+    let first = here.open_at("n", "i", beginning).await;
     let cursor = here.publish().await;
     first.sent(cursor);
-    let second = there.open("n", "i").await;
+    // Opened from the beginning, and sent the same since: so far only its replica knows.
+    let second = there.open_at("n", "i", beginning).await;
+    second.sent(cursor);
     // It is reported to the replica that still believes in the first one: it counts.
     here.report(&node, cursor).await.unwrap();
     assert!(here.wait(cursor, &[], PATIENCE).await.complete);
