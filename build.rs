@@ -8,6 +8,7 @@ const FILES: &[&str] = &[
     "steadfast/registry/v1/refresh.proto",
     "steadfast/schema/v1/schema.proto",
     "steadfast/watch/v1/watch.proto",
+    "steadfast/watch/v1/nodes.proto",
     "steadfast/saga/v1/definition.proto",
     "steadfast/saga/v1/saga.proto",
     "steadfast/drift/v1/resource.proto",

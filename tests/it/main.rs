@@ -7,6 +7,7 @@ mod foreign;
 mod history;
 mod house;
 mod http;
+mod nodes;
 mod npm;
 mod refresh;
 mod registry;

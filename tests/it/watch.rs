@@ -26,12 +26,12 @@ async fn open(connection: &Connection, request: WatchRequest) -> Streaming<Watch
 }
 
 /// What comes next.
-async fn next(stream: &mut Streaming<WatchResponse>) -> Result<Event, Error> {
+pub(crate) async fn next(stream: &mut Streaming<WatchResponse>) -> Result<Event, Error> {
     let message = stream.message().await?.expect("the stream goes on");
     Ok(message.event.expect("every message has an event"))
 }
 
-fn change(topic: &str, key: &str) -> Change {
+pub(crate) fn change(topic: &str, key: &str) -> Change {
     Change {
         topic: topic.to_owned(),
         key: key.to_owned(),
@@ -40,7 +40,7 @@ fn change(topic: &str, key: &str) -> Change {
     }
 }
 
-async fn publish(connection: &Connection, changes: Vec<Change>) -> Cursor {
+pub(crate) async fn publish(connection: &Connection, changes: Vec<Change>) -> Cursor {
     let request = PublishRequest {
         changes,
         ..PublishRequest::default()

@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::{
     commands::{
         completions::CompletionsArgs, config::ConfigCommand, drift::DriftCommand, init::InitArgs,
-        inventory::InventoryCommand, man::ManArgs, migrate::MigrateArgs, package::PackageCommand,
-        policy::PolicyCommand, publish::PublishArgs, refresh::RefreshArgs,
+        inventory::InventoryCommand, man::ManArgs, migrate::MigrateArgs, nodes::NodesCommand,
+        package::PackageCommand, policy::PolicyCommand, publish::PublishArgs, refresh::RefreshArgs,
         resource::ResourceCommand, saga::SagaCommand, schedule::ScheduleCommand,
         schema::SchemaCommand, serve::ServeArgs, watch::WatchArgs,
     },
@@ -28,6 +28,7 @@ Exit codes:
   7  the saga was rolled back (saga watch, saga start --wait)
   8  the saga is stuck and needs a person (saga watch, saga start --wait)
   9  the saga was abandoned (saga watch, saga start --wait)
+  10 some nodes have not applied the revision in time, each named (nodes wait, publish --wait)
 
 `drift detect` has its own: 0 in sync, 2 drifted, 1 if nothing could be compared, and for every error, also on the command line.";
 
@@ -135,6 +136,9 @@ pub(crate) enum Command {
     Policy(PolicyCommand),
     /// Announce a change of a topic of your own
     Publish(PublishArgs),
+    /// See who watches, and wait until all have applied a change
+    #[command(subcommand)]
+    Nodes(NodesCommand),
     /// Show the newest revision
     Head,
     /// List and steer scheduled work
@@ -171,7 +175,7 @@ fn usage_exit(code: i32, words: &[String]) -> ExitCode {
 const MAX_DURATION: Duration = Duration::from_secs(3_600);
 
 /// A number with `ms`, `s` or `m`; without a unit, seconds.
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|char: char| char.is_ascii_alphabetic());
     let number: u64 = digits
         .parse()
@@ -361,6 +365,20 @@ mod tests {
                 false,
             ),
             ("steadfast publish app/a", false),
+            ("steadfast publish app/a b --wait --wait-timeout 30s", true),
+            ("steadfast publish app/a b --wait-timeout 30s", false),
+            ("steadfast nodes list --gone", true),
+            ("steadfast nodes wait", true),
+            (
+                "steadfast nodes wait --revision 7 --node a --node b --timeout 1m",
+                true,
+            ),
+            (
+                "steadfast nodes wait --revision 7 --cursor 00000000-0000-0000-0000-000000000000:1:00",
+                false,
+            ),
+            ("steadfast watch --node n --report --label a=b", true),
+            ("steadfast watch --report", false),
             (
                 "steadfast serve --listen-grpc 127.0.0.1:1 --insecure --no-migrate --ready-json",
                 true,

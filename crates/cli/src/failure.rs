@@ -23,8 +23,10 @@ pub(crate) enum Exit {
     Compensated = 7,
     Stuck = 8,
     Abandoned = 9,
-    /// `drift detect` found drifts; the number is 2, which that command means nothing else by.
-    Drifted = 10,
+    /// Not every node has applied the revision.
+    Lagging = 10,
+    /// `drift detect` found drifts; its exit code is 2, which that command means nothing else by.
+    Drifted = 11,
 }
 
 /// A command that did not do what it was asked.

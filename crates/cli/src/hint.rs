@@ -68,6 +68,7 @@ fn of_reason(error: &CallError) -> Option<String> {
         "SWEEP_NOT_FOUND" => "`steadfast drift sweeps` shows those that are kept".to_owned(),
         "POLICY_NOT_FOUND" | "POLICY_EXISTS" => "`steadfast policy list` shows them".to_owned(),
         "RESOURCE_CHANGED" => "`steadfast resource get` shows it as it is now".to_owned(),
+        "TOO_MANY_NODES" => "`steadfast nodes list --gone` shows them; raise limits.max_nodes, or let a process keep its incarnation while it runs".to_owned(),
         "REQUEST_ID_REUSED" => "repeat the first call exactly, or use another --request-id".to_owned(),
         "STORE_CHANGED" => "the database was restored: reload what you keep, and begin again without the cursor".to_owned(),
         "REVISION_COMPACTED" => "the log no longer reaches back that far: reload what you keep, and begin again without the cursor".to_owned(),

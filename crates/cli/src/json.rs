@@ -32,6 +32,7 @@ macro_rules! enum_name {
 }
 
 pub(crate) mod drift;
+pub(crate) mod nodes;
 pub(crate) mod saga;
 
 /// A document of the server; as a text if it is none, which would be the server's mistake.

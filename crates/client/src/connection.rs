@@ -17,7 +17,7 @@ use steadfast_api::{
     },
     saga::v1::saga_service_client::SagaServiceClient,
     schema::v1::schema_service_client::SchemaServiceClient,
-    watch::v1::watch_service_client::WatchServiceClient,
+    watch::v1::{node_service_client::NodeServiceClient, watch_service_client::WatchServiceClient},
 };
 use tonic::{
     Code, Request, Response, Status,
@@ -97,6 +97,15 @@ impl Connection {
         &self.endpoint
     }
 
+    /// The same connection, with another bound on each unary call: for calls that wait.
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        Self {
+            deadline: Deadline(timeout),
+            ..self.clone()
+        }
+    }
+
     /// Packages.
     #[must_use]
     pub fn registry(&self) -> RegistryServiceClient<Unary> {
@@ -119,6 +128,12 @@ impl Connection {
     #[must_use]
     pub fn watches(&self) -> WatchServiceClient<Unary> {
         WatchServiceClient::new(self.unary()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// Who watches, and what each has applied.
+    #[must_use]
+    pub fn nodes(&self) -> NodeServiceClient<Unary> {
+        NodeServiceClient::new(self.unary()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// Schedules.

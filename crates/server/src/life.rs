@@ -11,7 +11,7 @@ use steadfast_store::{
     DriftRetention, MigrateReport, Options as StoreOptions, Retention, Store, Wakeups,
 };
 use steadfast_types::{ReplicaId, Timestamp};
-use steadfast_watch::{Hub, Options as HubOptions};
+use steadfast_watch::{Hub, NodeOptions, Nodes, Options as HubOptions};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -161,6 +161,12 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), Error> {
         &tasks,
     )
     .await?;
+    let nodes = NodeOptions {
+        lease: config.lease.duration,
+        limit: config.limits.max_nodes,
+    };
+    let follower = Some(catalog.applied());
+    let nodes = Nodes::start(&hub, &wakeups, replica, nodes, follower, &stop, &tasks).await?;
     let rules = Arc::new(rules(&config)?);
     let sagas = Engine::start_engine(
         store.clone(),
@@ -212,6 +218,7 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), Error> {
     let parts = grpc::Parts {
         store: store.clone(),
         hub: hub.clone(),
+        nodes: nodes.clone(),
         wakeups,
         catalog,
         sagas,
@@ -300,6 +307,13 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), Error> {
     tasks.close();
     if tokio::time::timeout(HAND_BACK, tasks.wait()).await.is_err() {
         tracing::warn!("some work did not stop; its leases run out by themselves");
+    }
+    // Not before the work has stopped: a sign of life would make it a node again.
+    if !matches!(
+        tokio::time::timeout(HAND_BACK, nodes.leave()).await,
+        Ok(Ok(()))
+    ) {
+        tracing::warn!("this replica is still among the nodes; its lease runs out by itself");
     }
     if tokio::time::timeout(HAND_BACK, store.close())
         .await

@@ -11,6 +11,8 @@ const INTERVAL: Duration = Duration::from_secs(60);
 /// A pause between two batches, so that others get the database.
 const BETWEEN_BATCHES: Duration = Duration::from_millis(50);
 const LEASE: &str = "maintenance";
+/// How long a node is remembered after its lease has ended: whoever looks for one that is gone finds it. As the contract says.
+const NODE_AGE: Duration = Duration::from_secs(3_600);
 
 /// After how long inventories are looked after here.
 #[derive(Debug, Clone, Copy)]
@@ -76,23 +78,25 @@ async fn once(
     let Some(lease) = store.claim_lease(LEASE, replica, lease_duration).await? else {
         return Ok(());
     };
-    let (mut revisions, mut requests, mut drift) = (0, 0, 0);
+    let (mut revisions, mut requests, mut drift, mut nodes) = (0, 0, 0, 0);
     let inventories = end_inventories(store, sweeper, AGES).await?;
     loop {
         let compacted = store.compact(&lease, keep.log).await?;
         let pruned = store.prune_requests().await?;
         let drifts = store.prune_drift(&keep.drift).await?;
+        let gone = store.prune_nodes(NODE_AGE).await?;
         revisions += compacted;
         requests += pruned;
         drift += drifts;
-        if compacted + pruned + drifts == 0 {
+        nodes += gone;
+        if compacted + pruned + drifts + gone == 0 {
             break;
         }
         tokio::time::sleep(BETWEEN_BATCHES).await;
         store.renew_lease(&lease).await?;
     }
-    if revisions + requests + drift + inventories > 0 {
-        tracing::info!(revisions, requests, drift, inventories, "compacted");
+    if revisions + requests + drift + nodes + inventories > 0 {
+        tracing::info!(revisions, requests, drift, nodes, inventories, "compacted");
     }
     store.release_lease(&lease).await
 }

@@ -17,6 +17,7 @@ mod log;
 mod meta;
 pub mod metric;
 mod migrate;
+mod node;
 mod options;
 mod own;
 mod package;
@@ -50,6 +51,10 @@ pub use error::{Error, Outcome};
 pub use lease::Lease;
 pub use log::{Change, Entry, Head, Landed, Located, Op, Page, Read};
 pub use migrate::{MigrateReport, schema_version};
+pub use node::{
+    Beat, NewNode, NodeName, NodeReport, NodeReported, NodeRow, NodeStanding, NodeState, NodeTally,
+    NodeWanted, NodeWrite, NodesWritten, Registered,
+};
 pub use options::{Engine, Options};
 pub use own::{Appended, OwnCommit};
 pub use package::{CatalogRows, Followed, PACKAGE_TOPIC, PackageRow, SCHEMA_TOPIC};
@@ -65,10 +70,11 @@ pub use saga::{
 };
 pub use schedule::Schedule;
 pub use schema::{SchemaBlob, SchemaRow, SchemaWrite};
-pub use wake::Wakeups;
+pub use wake::{NodeNews, Wakeups};
 
 use drift::{Records, Reports};
 use engine::Db;
+use node::{NodeReports, Registrations};
 use own::OwnCommits;
 use pipeline::Pipeline;
 use publish::Publishes;
@@ -87,6 +93,8 @@ struct Inner {
     saga_starts: Pipeline<SagaStarts>,
     drift_records: Pipeline<Records>,
     drift_reports: Pipeline<Reports>,
+    node_registrations: Pipeline<Registrations>,
+    node_reports: Pipeline<NodeReports>,
     own: OwnCommits,
     /// Held, not read: it keeps a second server off the same SQLite file.
     _lock: Option<File>,
@@ -120,6 +128,9 @@ impl Store {
         let saga_starts = Pipeline::start(saga_starts, options.write_deadline);
         let drift_records = Pipeline::start(Records { db: db.clone() }, options.write_deadline);
         let drift_reports = Pipeline::start(Reports { db: db.clone() }, options.write_deadline);
+        let registrations = Registrations { db: db.clone() };
+        let node_registrations = Pipeline::start(registrations, options.write_deadline);
+        let node_reports = Pipeline::start(NodeReports { db: db.clone() }, options.write_deadline);
         Ok(Self {
             inner: Arc::new(Inner {
                 db,
@@ -128,6 +139,8 @@ impl Store {
                 saga_starts,
                 drift_records,
                 drift_reports,
+                node_registrations,
+                node_reports,
                 own,
                 _lock: lock,
             }),
@@ -183,6 +196,14 @@ impl Store {
         &self.inner.drift_reports
     }
 
+    pub(crate) fn node_registrations(&self) -> &Pipeline<Registrations> {
+        &self.inner.node_registrations
+    }
+
+    pub(crate) fn node_reports(&self) -> &Pipeline<NodeReports> {
+        &self.inner.node_reports
+    }
+
     pub(crate) fn own(&self) -> &OwnCommits {
         &self.inner.own
     }
@@ -210,6 +231,7 @@ fn all_statements() -> Vec<&'static engine::Sql> {
         log::STATEMENTS,
         meta::STATEMENTS,
         migrate::STATEMENTS,
+        &node::statements(),
         package::STATEMENTS,
         publish::STATEMENTS,
         refresh::STATEMENTS,

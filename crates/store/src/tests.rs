@@ -4,6 +4,7 @@ mod drifts;
 mod faults;
 mod history;
 mod leases;
+mod nodes;
 mod plans;
 mod publishing;
 mod sagas;

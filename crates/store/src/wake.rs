@@ -5,12 +5,15 @@
 //! milliseconds, and only while somebody may be listening. One connection listens; it is tested by a round trip to itself at every
 //! connect and now and then after it, because behind a transaction pooler LISTEN succeeds and nothing ever arrives. The others hear
 //! these tests, and so know of each other.
+//!
+//! The same connection carries questions about nodes: a replica on which somebody waits asks the others to write down what they know of
+//! theirs, and they say when they have. These carry no facts either: those are in the database.
 
 use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     time::Duration,
 };
@@ -43,6 +46,15 @@ const FORGOTTEN: Duration = Duration::from_secs(75);
 /// What a test begins with; the rest is who sent it.
 const TEST: &str = "test ";
 
+/// The same of a question for what nodes have applied.
+const ASK: &str = "nodes? ";
+
+/// The same of a question for what nodes have applied and what they were sent.
+const ASK_SENT: &str = "sent? ";
+
+/// The same of the news that it is written down.
+const TELL: &str = "nodes! ";
+
 statements! {
     /// Wakes the listening replicas.
     NOTIFY = "notify" => [postgres { "SELECT 1 FROM pg_notify($1, $2)" }];
@@ -60,11 +72,54 @@ struct Inner {
     woken: watch::Sender<u64>,
     /// The same, without those that this replica caused itself.
     woken_by_others: watch::Sender<u64>,
-    /// Set when something was committed here that other replicas do not know of.
+    /// Set when other replicas are to be told something.
     dirty: Notify,
+    /// What they are to be told: bits of [`Due`].
+    due: AtomicU8,
+    /// What other replicas asked and told about nodes.
+    nodes: watch::Sender<NodeNews>,
     listening: AtomicBool,
     /// When each of the other replicas was heard of.
     others: Mutex<HashMap<String, Instant>>,
+}
+
+/// How often other replicas asked and told something about nodes. Only that a number has changed means something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NodeNews {
+    /// They want to know what nodes have applied.
+    pub asked: u64,
+    /// They also want to know what nodes were sent.
+    pub asked_for_sent: u64,
+    /// They have written it down.
+    pub told: u64,
+}
+
+/// What other replicas are to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Due {
+    /// Something was committed.
+    Kick = 1,
+    /// See [`ASK`].
+    Ask = 2,
+    /// See [`ASK_SENT`].
+    AskSent = 4,
+    /// See [`TELL`].
+    Tell = 8,
+}
+
+// === impl Due ===
+
+impl Due {
+    const ALL: [Self; 4] = [Self::Kick, Self::Ask, Self::AskSent, Self::Tell];
+
+    const fn prefix(self) -> &'static str {
+        match self {
+            Self::Kick => "",
+            Self::Ask => ASK,
+            Self::AskSent => ASK_SENT,
+            Self::Tell => TELL,
+        }
+    }
 }
 
 // === impl Wakeups ===
@@ -85,6 +140,8 @@ impl Wakeups {
                 woken: watch::Sender::new(0),
                 woken_by_others: watch::Sender::new(0),
                 dirty: Notify::new(),
+                due: AtomicU8::new(0),
+                nodes: watch::Sender::default(),
                 listening: AtomicBool::new(false),
                 others: Mutex::default(),
             }),
@@ -118,7 +175,32 @@ impl Wakeups {
 
     /// The same of something that this replica's follower hears of by itself: see [`Store::own_commits`].
     pub fn kick_others(&self) {
-        self.inner.dirty.notify_one();
+        self.say(Due::Kick);
+    }
+
+    /// Asks the other replicas to write down what their nodes have applied, and with `sent` also what they were sent.
+    pub fn ask_about_nodes(&self, sent: bool) {
+        self.say(if sent { Due::AskSent } else { Due::Ask });
+    }
+
+    /// Says that this replica has written down what it knows of its nodes.
+    pub fn tell_about_nodes(&self) {
+        self.say(Due::Tell);
+    }
+
+    /// A receiver that changes with each question and each piece of news about nodes.
+    #[must_use]
+    pub fn subscribe_to_nodes(&self) -> watch::Receiver<NodeNews> {
+        self.inner.nodes.subscribe()
+    }
+
+    /// How many other replicas were heard of lately. One that cannot hear them does not know of any.
+    #[must_use]
+    pub fn others(&self) -> usize {
+        let others = &self.inner.others;
+        let others = others.lock().unwrap_or_else(PoisonError::into_inner);
+        let lately = others.values().filter(|heard| heard.elapsed() < FORGOTTEN);
+        lately.count()
     }
 
     /// A receiver that changes with each wake-up.
@@ -139,6 +221,11 @@ impl Wakeups {
         self.inner.listening.load(Ordering::Relaxed)
     }
 
+    fn say(&self, what: Due) {
+        self.inner.due.fetch_or(what as u8, Ordering::Relaxed);
+        self.inner.dirty.notify_one();
+    }
+
     fn wake(&self) {
         count(&self.inner.woken);
         count(&self.inner.woken_by_others);
@@ -147,19 +234,22 @@ impl Wakeups {
     async fn notify(self, store: Store, replica: ReplicaId, coalesce: Duration) {
         loop {
             self.inner.dirty.notified().await;
+            let due = self.inner.due.swap(0, Ordering::Relaxed);
             if !self.may_be_heard() {
                 continue;
             }
-            let sent = store
-                .db()
-                .write(&NOTIFY)
-                .bind(CHANNEL)
-                .bind(replica.to_string())
-                .execute()
-                .await;
-            if let Err(error) = sent {
-                // The others poll; the next kick tries again.
-                tracing::debug!(error = &error as &dyn std::error::Error, "could not notify");
+            for what in Due::ALL.into_iter().filter(|what| due & *what as u8 != 0) {
+                let sent = store
+                    .db()
+                    .write(&NOTIFY)
+                    .bind(CHANNEL)
+                    .bind(format!("{}{replica}", what.prefix()))
+                    .execute()
+                    .await;
+                if let Err(error) = sent {
+                    // The others poll; the next kick tries again.
+                    tracing::debug!(error = &error as &dyn std::error::Error, "could not notify");
+                }
             }
             tokio::time::sleep(coalesce).await;
         }
@@ -259,10 +349,12 @@ impl Wakeups {
 
     /// Takes a notification in. True if it is this replica's own test.
     fn hear(&self, payload: &str, own: &str) -> bool {
-        let tested = payload.strip_prefix(TEST);
-        let from = tested.unwrap_or(payload);
+        let (what, from) = [TEST, ASK, ASK_SENT, TELL]
+            .into_iter()
+            .find_map(|what| Some((what, payload.strip_prefix(what)?)))
+            .unwrap_or(("", payload));
         if from == own {
-            return tested.is_some();
+            return what == TEST;
         }
         let now = Instant::now();
         let mut others = self
@@ -277,15 +369,21 @@ impl Wakeups {
             // It may have missed what was committed before it was known of, and does not know of this replica yet.
             self.kick_others();
         }
-        self.wake();
+        match what {
+            ASK => self.inner.nodes.send_modify(|news| news.asked += 1),
+            ASK_SENT => self
+                .inner
+                .nodes
+                .send_modify(|news| news.asked_for_sent += 1),
+            TELL => self.inner.nodes.send_modify(|news| news.told += 1),
+            _ => self.wake(),
+        }
         false
     }
 
     /// Whether another replica may be listening. One that cannot hear the others does not know.
     fn may_be_heard(&self) -> bool {
-        let others = &self.inner.others;
-        let others = others.lock().unwrap_or_else(PoisonError::into_inner);
-        !self.is_listening() || others.values().any(|heard| heard.elapsed() < FORGOTTEN)
+        !self.is_listening() || self.others() > 0
     }
 
     fn set_listening(&self, usable: bool) {

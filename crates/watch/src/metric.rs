@@ -18,3 +18,13 @@ pub const DELIVERED: &str = "steadfast_watch_delivered_total";
 pub const POLL_FOUND_FIRST: &str = "steadfast_watch_poll_found_first_total";
 /// Times that the history turned out to be another one.
 pub const RESETS: &str = "steadfast_watch_history_resets_total";
+/// Nodes of the fleet that live, replicas among them, as of this replica's last sign of life.
+pub const NODES_LIVE: &str = "steadfast_nodes_live";
+/// Those of them that have not applied what this replica had a sign of life earlier.
+pub const NODES_LAGGING: &str = "steadfast_nodes_lagging";
+/// Reports of what was applied, by `outcome`.
+pub const NODE_REPORTS: &str = "steadfast_node_reports_total";
+/// Statements that wrote down what has become of streams.
+pub const NODE_WRITES: &str = "steadfast_node_writes_total";
+/// Streams in these statements.
+pub const NODE_ROWS_WRITTEN: &str = "steadfast_node_rows_written_total";

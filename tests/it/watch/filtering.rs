@@ -138,6 +138,7 @@ async fn a_filter_that_can_match_nothing_is_refused() {
                 node: Some(Node {
                     id: "n".to_owned(),
                     incarnation: "x".repeat(129),
+                    ..Node::default()
                 }),
                 ..WatchRequest::default()
             },

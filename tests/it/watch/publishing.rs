@@ -192,8 +192,8 @@ async fn a_call_is_one_revision_and_own_changes_are_marked() {
     let connection = connection(&server).await;
     let node = |incarnation: &str| {
         Some(Node {
-            id: "node".to_owned(),
             incarnation: incarnation.to_owned(),
+            ..Node::default()
         })
     };
     let watch = async |incarnation| {

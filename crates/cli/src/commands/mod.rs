@@ -9,6 +9,7 @@ pub(crate) mod init;
 pub(crate) mod inventory;
 pub(crate) mod man;
 pub(crate) mod migrate;
+pub(crate) mod nodes;
 pub(crate) mod package;
 pub(crate) mod policy;
 pub(crate) mod publish;
@@ -20,6 +21,8 @@ pub(crate) mod schema;
 pub(crate) mod serve;
 pub(crate) mod watch;
 pub(crate) mod who;
+
+use std::time::Duration;
 
 use steadfast_client::{Connection, connect};
 
@@ -43,6 +46,11 @@ impl Session {
         let connection = connect(&self.global.endpoint, self.global.timeout).await?;
         Ok(connection)
     }
+
+    /// How long to wait for an answer.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.global.timeout
+    }
 }
 
 pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
@@ -65,6 +73,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Inventory(command) => inventory::run(command, &session).await,
         Command::Drift(command) => drift::run(command, &session).await,
         Command::Policy(command) => policy::run(command, &session).await,
+        Command::Nodes(command) => nodes::run(command, &session).await,
         Command::Head => head::run(&session).await,
         Command::Schedule(command) => schedule::run(command, &session).await,
         Command::Completions(args) => completions::run(&args, session.output),

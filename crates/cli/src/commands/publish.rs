@@ -3,6 +3,7 @@
 use std::{
     io::Read,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::Args;
@@ -14,7 +15,8 @@ use steadfast_client::{
 use uuid::Uuid;
 
 use crate::{
-    commands::Session,
+    args::parse_duration,
+    commands::{Session, nodes::wait},
     failure::{Exit, Failure},
     json::cursor_text,
 };
@@ -44,6 +46,18 @@ pub(crate) struct PublishArgs {
     /// Makes a repetition safe: the same id with the same change is written once; drawn if it is left out
     #[arg(long, value_name = "ID")]
     request_id: Option<String>,
+    /// Return when every live node has applied the change; exits with 10 and names the others if they do not in time
+    #[arg(long)]
+    wait: bool,
+    /// How long to wait for that; at most 10m
+    #[arg(
+        long,
+        requires = "wait",
+        default_value = "10s",
+        value_parser = parse_duration,
+        value_name = "DURATION"
+    )]
+    wait_timeout: Duration,
 }
 
 pub(crate) async fn run(args: PublishArgs, session: &Session) -> Result<Exit, Failure> {
@@ -79,18 +93,33 @@ pub(crate) async fn run(args: PublishArgs, session: &Session) -> Result<Exit, Fa
         }
         failure
     })?;
-    session.output.print(
-        || text(&answer),
-        || {
-            json!({
-                "revision": answer.cursor.as_ref().map_or(0, |cursor| cursor.revision),
-                "cursor": cursor_text(answer.cursor.as_ref()),
-                "replayed": answer.replayed,
-                "request_id": request_id,
-            })
-        },
-    )?;
-    Ok(Exit::Success)
+    let published = |answer: &PublishResponse| {
+        json!({
+            "revision": answer.cursor.as_ref().map_or(0, |cursor| cursor.revision),
+            "cursor": cursor_text(answer.cursor.as_ref()),
+            "replayed": answer.replayed,
+            "request_id": request_id,
+        })
+    };
+    if !args.wait {
+        session
+            .output
+            .print(|| text(&answer), || published(&answer))?;
+        return Ok(Exit::Success);
+    }
+    if !session.output.is_json() {
+        session.output.raw(&text(&answer))?;
+    }
+    let cursor = answer.cursor.clone();
+    let waited = wait::until_applied(&connection, cursor, Vec::new(), args.wait_timeout).await;
+    let waited = waited.map_err(|failure| {
+        let cursor = cursor_text(answer.cursor.as_ref());
+        failure.hint(format!(
+            "it is published; `steadfast nodes wait --cursor {cursor}` waits for the nodes"
+        ))
+    })?;
+    let mut fields = published(&answer);
+    wait::finish(&waited, args.wait_timeout, &mut fields, session.output)
 }
 
 /// A file's bytes, or those of standard input for `-`.

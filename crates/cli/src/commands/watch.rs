@@ -2,6 +2,7 @@
 
 mod cursor_file;
 pub(super) mod reader;
+mod reporter;
 
 use std::path::PathBuf;
 
@@ -11,12 +12,14 @@ use steadfast_client::{
     Cursor, ResetReason, WatchEvent, WatchOptions, WatchStart, WatchStream,
     api::{
         common::v1::ReadState,
-        watch::v1::{Change, Filter, value::Kind},
+        watch::v1::{Change, Filter, Node, value::Kind},
     },
 };
 use tokio::signal::unix::{SignalKind, signal};
+use uuid::Uuid;
 
 use crate::{
+    args::key_and_value,
     commands::Session,
     failure::{Exit, Failure},
     json,
@@ -24,6 +27,7 @@ use crate::{
     table::clean,
 };
 use cursor_file::CursorFile;
+use reporter::Reporter;
 
 /// Which changes, and from where on.
 #[derive(Debug, Args)]
@@ -46,6 +50,15 @@ pub(crate) struct WatchArgs {
     /// Show packages and schemas as they are now with their changes; --output json shows all of them
     #[arg(long)]
     values: bool,
+    /// Be known as this node, so that others can wait for it: see `steadfast nodes`
+    #[arg(long, value_name = "ID")]
+    node: Option<String>,
+    /// Say of each change that is printed that this node has applied it; without it the node lags for ever
+    #[arg(long, requires = "node")]
+    report: bool,
+    /// Tell something about this node; may be repeated
+    #[arg(long = "label", requires = "node", value_name = "KEY=VALUE", value_parser = key_and_value)]
+    labels: Vec<(String, String)>,
 }
 
 pub(crate) async fn run(args: WatchArgs, session: &Session) -> Result<Exit, Failure> {
@@ -62,9 +75,19 @@ pub(crate) async fn run(args: WatchArgs, session: &Session) -> Result<Exit, Fail
             (None, false) => WatchStart::Now,
         },
         include_values: args.values,
+        node: args.node.map(|id| Node {
+            id,
+            incarnation: Uuid::now_v7().to_string(),
+            labels: args.labels.into_iter().collect(),
+        }),
         ..WatchOptions::default()
     };
     let connection = session.connect().await?;
+    let reporter = options
+        .node
+        .as_ref()
+        .filter(|_| args.report)
+        .map(|node| Reporter::start(&connection, node));
     let mut watch = WatchStream::new(&connection, options);
     let mut printer = Printer {
         output: session.output,
@@ -84,6 +107,14 @@ pub(crate) async fn run(args: WatchArgs, session: &Session) -> Result<Exit, Fail
         printer.print(&event, watch.cursor())?;
         if let (Some(file), Some(cursor)) = (&cursor_file, watch.cursor()) {
             file.write(cursor)?;
+        }
+        if let (Some(reporter), Some(cursor)) = (&reporter, watch.cursor()) {
+            match event {
+                WatchEvent::Disconnected { .. } => {}
+                // Another stream: the server may not know of what was reported on the last one.
+                WatchEvent::Opened { .. } => reporter.report_again(cursor),
+                _ => reporter.report(cursor),
+            }
         }
     }
 }

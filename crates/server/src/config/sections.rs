@@ -57,6 +57,8 @@ pub struct Limits {
     pub min_revision_wait: Duration,
     /// Watch streams open at once.
     pub max_watch_streams: usize,
+    /// Nodes known at once, of the whole fleet.
+    pub max_nodes: u32,
     /// Changes in one Publish call.
     pub publish_max_changes: usize,
     /// Payload of one published change.
@@ -237,6 +239,7 @@ impl Limits {
                 .milliseconds("limits.default_deadline_ms", 100..=10 * MINUTE_MS),
             min_revision_wait: reader.milliseconds("limits.min_revision_wait_ms", 0..=MINUTE_MS),
             max_watch_streams: reader.integer("limits.max_watch_streams", 1..=1_000_000),
+            max_nodes: reader.integer("limits.max_nodes", 1..=100_000),
             // The upper bounds of the next four are the contract's: callers rely on them.
             publish_max_changes: reader.integer("limits.publish_max_changes", 1..=256),
             publish_max_payload_bytes: reader

@@ -288,6 +288,12 @@ impl Drop for Place {
     }
 }
 
+/// How long the caller waits for its answer, if it says so.
+pub(crate) fn timeout_in(metadata: &tonic::metadata::MetadataMap) -> Option<Duration> {
+    let value = metadata.get("grpc-timeout")?;
+    timeout_of(&http::HeaderValue::from_bytes(value.as_encoded_bytes()).ok()?)
+}
+
 /// Reads `grpc-timeout`: up to eight digits and a unit. Anything else counts as absent.
 fn timeout_of(value: &http::HeaderValue) -> Option<Duration> {
     let text = value.to_str().ok()?;

@@ -4,6 +4,7 @@ mod admin;
 mod drift;
 mod field;
 mod layer;
+mod nodes;
 mod raw;
 mod refresh;
 mod registry;
@@ -28,13 +29,14 @@ use steadfast_api::{
     },
     registry::v1::refresh_service_server::RefreshServiceServer,
     saga::v1::saga_service_server::SagaServiceServer,
+    watch::v1::node_service_server::NodeServiceServer,
 };
 use steadfast_catalog::Catalog;
 use steadfast_drift::Sweeper;
 use steadfast_saga::Engine;
 use steadfast_store::{Store, Wakeups};
 use steadfast_types::{ReplicaId, Timestamp};
-use steadfast_watch::{Hub, PublishLimits};
+use steadfast_watch::{Hub, Nodes, PublishLimits};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::TcpIncoming};
@@ -47,6 +49,7 @@ use layer::{EdgeLayer, EdgeLimits};
 pub(crate) struct Parts {
     pub(crate) store: Store,
     pub(crate) hub: Hub,
+    pub(crate) nodes: Nodes,
     pub(crate) wakeups: Wakeups,
     pub(crate) catalog: Catalog,
     pub(crate) sagas: Engine,
@@ -162,6 +165,7 @@ pub(crate) async fn serve(
         catalog: catalog.clone(),
         store: parts.store.clone(),
         hub: parts.hub.clone(),
+        nodes: parts.nodes.clone(),
         wakeups: parts.wakeups.clone(),
         limits: PublishLimits {
             changes: config.limits.publish_max_changes,
@@ -169,6 +173,10 @@ pub(crate) async fn serve(
         },
         progress_interval: config.watch.progress_interval,
         drain_jitter: config.server.drain_jitter,
+    };
+    let nodes = nodes::NodeEdge {
+        nodes: parts.nodes,
+        default_deadline: config.limits.default_deadline,
     };
     let sagas = saga::SagaEdge {
         engine: parts.sagas,
@@ -212,6 +220,7 @@ pub(crate) async fn serve(
             max_bytes,
         ))
         .add_service(route::WatchRoute::new(watch, max_bytes))
+        .add_service(NodeServiceServer::new(nodes).max_decoding_message_size(max_bytes))
         .add_service(RefreshServiceServer::new(refresh).max_decoding_message_size(max_bytes))
         .add_service(SagaServiceServer::new(sagas).max_decoding_message_size(max_bytes))
         .add_service(ResourceServiceServer::new(drift.clone()).max_decoding_message_size(max_bytes))

@@ -263,6 +263,36 @@ pub(crate) fn of_watch(error: &watch::Error, retry: Duration) -> Status {
     .into_status()
 }
 
+/// Something about nodes that cannot be done; `field` is the argument that names a revision.
+pub(crate) fn of_nodes(error: &watch::NodeError, field: &str) -> Status {
+    use watch::NodeError as E;
+    let message = error.to_string();
+    let full = |reason, limit: &dyn ToString| {
+        Problem::new(Code::ResourceExhausted, reason, message.clone())
+            .with("limit", limit.to_string())
+            .retry(RETRY)
+    };
+    match error {
+        E::Taken => Problem::new(Code::Unavailable, "NODE_TAKEN", message).retry(RETRY),
+        E::TooMany { limit } => full("TOO_MANY_NODES", limit),
+        E::TooManyWaits { limit } => full("TOO_MANY_WAITS", limit),
+        E::Unknown => Problem::new(Code::NotFound, "NODE_NOT_FOUND", message),
+        E::NotSent { reported, sent } => {
+            let problem = Problem::new(Code::InvalidArgument, "REVISION_NOT_SENT", message.clone());
+            let problem = problem.with("reported", reported).with("sent", sent);
+            problem.field(field, message)
+        }
+        E::Unproven { replica } => Problem::new(Code::Unavailable, "REPORT_UNPROVEN", message)
+            .with("replica", replica)
+            .retry(RETRY),
+        E::StoreChanged => store_changed(),
+        E::Compacted { compacted, head } => compacted_away(*compacted, *head),
+        E::NoRevision { head } => invalid(&format!("{field}.revision"), message).with("head", head),
+        E::Store(error) => of_store(error),
+    }
+    .into_status()
+}
+
 /// A stream that ends.
 pub(crate) fn of_end(end: watch::End, retry: Duration) -> Status {
     match end {

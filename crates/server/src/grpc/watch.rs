@@ -11,14 +11,13 @@ use steadfast_catalog::Catalog;
 use steadfast_store::{Publish, Store, Wakeups};
 use steadfast_types::{Cursor, Mark, Revision};
 use steadfast_watch::{
-    Filters, Hub, OnLost, Pace, PublishLimits, Start, SubscribeOptions, Values, check_publish,
+    Filters, Hub, NewStream, NodeStream, Nodes, OnLost, Pace, PublishLimits, Start,
+    SubscribeOptions, Subscription, Values, check_publish,
 };
 use tonic::{Request, Response, Status};
 
-use super::{raw::Encoded, status};
+use super::{nodes::opened_by, raw::Encoded, status};
 
-/// Bytes of a node's name or incarnation at most.
-const MAX_NAME_BYTES: usize = 128;
 /// Callers have no identity yet.
 const ANONYMOUS: &str = "";
 
@@ -28,10 +27,17 @@ pub(crate) struct WatchEdge {
     pub(crate) store: Store,
     pub(crate) hub: Hub,
     pub(crate) catalog: Catalog,
+    pub(crate) nodes: Nodes,
     pub(crate) wakeups: Wakeups,
     pub(crate) limits: PublishLimits,
     pub(crate) progress_interval: Duration,
     pub(crate) drain_jitter: Duration,
+}
+
+/// An open stream, and the node whose own it is.
+struct Open {
+    subscription: Subscription,
+    node: Option<NodeStream>,
 }
 
 /// The shortest and longest pause between two progress messages that a watcher may ask for.
@@ -47,19 +53,40 @@ impl WatchEdge {
         request: Request<api::WatchRequest>,
     ) -> Result<Response<impl Stream<Item = Result<Encoded, Status>> + Send + 'static>, Status>
     {
-        let options = self.options(request.into_inner())?;
+        let request = request.into_inner();
+        let node = opened_by(request.node.as_ref().unwrap_or(&api::Node::default()))?;
+        let options = self.options(request)?;
         let subscription = self
             .hub
             .subscribe(options)
             .await
             .map_err(|error| status::of_watch(&error, self.jitter()))?;
+        let node = match node {
+            None => None,
+            Some((name, labels)) => {
+                let stream = NewStream {
+                    name,
+                    labels,
+                    cursor: subscription.cursor(),
+                };
+                // Boxed, as streams without a node would carry it along.
+                let opened = Box::pin(self.nodes.open(stream)).await;
+                Some(opened.map_err(|error| status::of_nodes(&error, "node"))?)
+            }
+        };
         let edge = self;
-        let stream = stream::unfold(Some(subscription), move |open| {
+        let open = Open { subscription, node };
+        let stream = stream::unfold(Some(open), move |open| {
             let edge = Arc::clone(&edge);
             async move {
-                let mut subscription = open?;
-                Some(match subscription.next().await {
-                    Ok(event) => (Ok(Encoded::from(event.encode())), Some(subscription)),
+                let mut open = open?;
+                Some(match open.subscription.next().await {
+                    Ok(event) => {
+                        if let Some(node) = &open.node {
+                            node.sent(open.subscription.cursor());
+                        }
+                        (Ok(Encoded::from(event.encode())), Some(open))
+                    }
                     Err(end) => (Err(status::of_end(end, edge.jitter())), None),
                 })
             }
@@ -75,17 +102,6 @@ impl WatchEdge {
         let filters =
             Filters::parse(filters).map_err(|error| status::of_watch(&error, Duration::ZERO))?;
         let node = request.node.unwrap_or_default();
-        for (field, text) in [
-            ("node.id", &node.id),
-            ("node.incarnation", &node.incarnation),
-        ] {
-            if text.len() > MAX_NAME_BYTES {
-                return Err(status::invalid_argument(
-                    field,
-                    format!("{} bytes; at most {MAX_NAME_BYTES}", text.len()),
-                ));
-            }
-        }
         if request.suppress_own && request.include_values {
             return Err(status::invalid_argument(
                 "suppress_own",
@@ -229,7 +245,7 @@ pub(crate) fn cursor_message(cursor: Cursor) -> common::Cursor {
 }
 
 /// The cursor of a message, if it is one.
-fn cursor_value(message: &common::Cursor) -> Option<Cursor> {
+pub(crate) fn cursor_value(message: &common::Cursor) -> Option<Cursor> {
     if message.revision < 0 {
         return None;
     }

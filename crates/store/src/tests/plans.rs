@@ -3,14 +3,17 @@
 //! PostgreSQL runs each with arguments as they come, once with a plan for these and once with one for any, and says how many rows it
 //! visited. SQLite does not count; there no plan may go through a whole table.
 
+mod nodes;
+
 use std::collections::BTreeSet;
 
 use serde_json::Value;
-use sqlx::{AssertSqlSafe, Executor as _, Row as _};
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
 
 use crate::{
     ResourceFilter, ResourceRow, drift,
     engine::{Db, Sql},
+    node,
     test_stores::{both, postgres, sqlite},
 };
 
@@ -331,8 +334,51 @@ fn visited(plan: &Value, whole: &mut BTreeSet<String>) -> f64 {
     own + below.map(|plan| visited(plan, whole)).sum::<f64>()
 }
 
+/// How a statement ran once.
+struct Run {
+    visited: f64,
+    returned: f64,
+    whole: BTreeSet<String>,
+    told: String,
+}
+
+/// Runs a statement with a plan for its arguments, and with one for any.
+async fn explained(connection: &mut PgConnection, name: &str, arguments: &str) -> Vec<Run> {
+    let text = statement(name).for_postgres();
+    let mut runs = Vec::new();
+    for mode in ["force_custom_plan", "force_generic_plan"] {
+        let prepare = format!("SET plan_cache_mode = {mode}; PREPARE one AS {text}");
+        connection.execute(AssertSqlSafe(prepare)).await.unwrap();
+        connection.execute("BEGIN").await.unwrap();
+        let call = match arguments {
+            "" => String::new(),
+            some => format!("({some})"),
+        };
+        let explain = format!("EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE one{call}");
+        let explained = connection.fetch_one(AssertSqlSafe(explain)).await;
+        let explained = explained.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let plan: Value = explained.get(0);
+        let ended = connection.execute("ROLLBACK; DEALLOCATE one").await;
+        ended.unwrap();
+        let mut whole = BTreeSet::new();
+        let visited = visited(&plan[0]["Plan"], &mut whole);
+        let returned = plan[0]["Plan"]["Actual Rows"].as_f64().unwrap();
+        let told = format!(
+            "{name}({arguments}), {mode}: {visited} visited, {returned} returned, whole {whole:?}\n"
+        );
+        eprint!("{told}");
+        runs.push(Run {
+            visited,
+            returned,
+            whole,
+            told,
+        });
+    }
+    runs
+}
+
 fn statement(name: &str) -> &'static Sql {
-    let all = drift::statements();
+    let all = [drift::statements(), node::statements()].concat();
     let found = all.into_iter().find(|sql| sql.name == name);
     found.unwrap_or_else(|| panic!("there is no statement {name}"))
 }
@@ -367,30 +413,9 @@ async fn no_statement_reads_more_than_it_returns() {
     connection.execute("ANALYZE").await.unwrap();
     let mut problems = Vec::new();
     for (name, arguments) in CALLS {
-        let text = statement(name).for_postgres();
-        for mode in ["force_custom_plan", "force_generic_plan"] {
-            let prepare = format!("SET plan_cache_mode = {mode}; PREPARE one AS {text}");
-            connection.execute(AssertSqlSafe(prepare)).await.unwrap();
-            connection.execute("BEGIN").await.unwrap();
-            let call = match *arguments {
-                "" => String::new(),
-                some => format!("({some})"),
-            };
-            let explain = format!("EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE one{call}");
-            let explained = connection.fetch_one(AssertSqlSafe(explain)).await;
-            let explained = explained.unwrap_or_else(|error| panic!("{name}: {error}"));
-            let plan: Value = explained.get(0);
-            let ended = connection.execute("ROLLBACK; DEALLOCATE one").await;
-            ended.unwrap();
-            let mut whole = BTreeSet::new();
-            let visited = visited(&plan[0]["Plan"], &mut whole);
-            let returned = plan[0]["Plan"]["Actual Rows"].as_f64().unwrap();
-            let told = format!(
-                "{name}({arguments}), {mode}: {visited} visited, {returned} returned, whole {whole:?}\n"
-            );
-            eprint!("{told}");
-            if visited > REST + EACH * returned || !whole.is_empty() {
-                problems.push(told);
+        for run in explained(&mut connection, name, arguments).await {
+            if run.visited > REST + EACH * run.returned || !run.whole.is_empty() {
+                problems.push(run.told);
             }
         }
     }

@@ -4,6 +4,7 @@
 mod delivery;
 mod history;
 mod limits;
+mod nodes;
 mod own;
 mod scene;
 mod sharing;
