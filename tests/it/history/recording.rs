@@ -10,7 +10,7 @@ use steadfast_client::{
     },
     cursor_from_api, cursor_to_api,
 };
-use steadfast_testkit::history::{Event, Segment, StartAt, WatcherLog};
+use steadfast_testkit::history::{Event, Segment, StartAt, WatcherLog, key};
 use steadfast_types::Revision;
 use tokio::time::timeout;
 use tonic::{
@@ -167,7 +167,7 @@ impl Recorder {
                 }
                 let named = |change: &steadfast_client::api::watch::v1::Change| {
                     let name = format!("{}:{}", change.topic, change.key);
-                    (Revision(change.revision), name)
+                    (Revision(change.revision), key(&name))
                 };
                 Event::Batch {
                     changes: batch.changes.iter().map(named).collect(),
