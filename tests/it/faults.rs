@@ -6,6 +6,7 @@ mod frozen;
 mod lost_answers;
 mod outage;
 mod polling;
+mod pooler;
 mod replicas;
 mod restore;
 mod sqlite_crash;

@@ -34,7 +34,7 @@ mod test_stores;
 mod tests;
 mod wake;
 
-use std::{fs::File, sync::Arc};
+use std::{fs::File, sync::Arc, time::Duration};
 
 pub use compact::Retention;
 pub use drift::{
@@ -88,6 +88,7 @@ struct Inner {
     drift_records: Pipeline<Records>,
     drift_reports: Pipeline<Reports>,
     own: OwnCommits,
+    listen_test_interval: Duration,
     /// Held, not read: it keeps a second server off the same SQLite file.
     _lock: Option<File>,
 }
@@ -129,6 +130,7 @@ impl Store {
                 drift_records,
                 drift_reports,
                 own,
+                listen_test_interval: options.listen_test_interval,
                 _lock: lock,
             }),
         })
@@ -181,6 +183,10 @@ impl Store {
 
     pub(crate) fn drift_reports(&self) -> &Pipeline<Reports> {
         &self.inner.drift_reports
+    }
+
+    pub(crate) fn listen_test_interval(&self) -> Duration {
+        self.inner.listen_test_interval
     }
 
     pub(crate) fn own(&self) -> &OwnCommits {

@@ -5,6 +5,7 @@
 //! [`PrivateCluster`] of its own. Everything goes through PostgreSQL's own client programs: this crate links no driver, so
 //! that a defect in the one under test cannot hide itself here.
 
+mod pooler;
 mod private;
 mod psql;
 mod session;
@@ -15,6 +16,7 @@ use std::{env, path::PathBuf, process::Stdio};
 
 use uuid::Uuid;
 
+pub use pooler::{PgBouncer, PoolMode};
 pub use private::{ClusterOptions, DataCopy, PrivateCluster, StopMode};
 pub use session::{PsqlError, PsqlSession};
 

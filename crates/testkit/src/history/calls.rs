@@ -4,7 +4,7 @@
 mod tests;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt,
 };
 
@@ -114,9 +114,11 @@ pub fn check_calls(
     calls: &[Call],
 ) -> Result<CallSummary, Vec<CallDefect>> {
     let mut defects = Vec::new();
+    // What nobody published may come again and again: a saga's own changes, for example.
+    let published: HashSet<&Key> = calls.iter().flat_map(|call| &call.keys).collect();
     let mut places: HashMap<&Key, Revision> = HashMap::new();
     for entry in committed {
-        for key in &entry.keys {
+        for key in entry.keys.iter().filter(|key| published.contains(key)) {
             if let Some(before) = places.insert(key, entry.revision) {
                 defects.push(CallDefect::Doubled {
                     key: Key::clone(key),
