@@ -1,6 +1,7 @@
 //! What must hold when something breaks: a replica that is killed or frozen, a database that is away, restored or reached over
 //! a bad network.
 
+mod alone_storm;
 mod fleet;
 mod frozen;
 mod lost_answers;

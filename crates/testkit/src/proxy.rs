@@ -57,9 +57,16 @@ struct Shared {
 /// One connection through the relay.
 #[derive(Debug)]
 struct Link {
-    frozen: watch::Sender<bool>,
+    state: watch::Sender<State>,
     /// What the client said first.
     said: Mutex<Vec<u8>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    Frozen,
+    Over,
 }
 
 /// How much of it is kept, to tell connections apart.
@@ -148,8 +155,25 @@ impl Proxy {
         let chosen = open.filter(|link| chosen(&lock(&link.said)));
         // One that is frozen already is not counted again.
         chosen
-            .filter(|link| !link.frozen.send_replace(true))
+            .filter(|link| link.state.send_replace(State::Frozen) == State::Open)
             .count()
+    }
+
+    /// Closes the connections that are half-open, on both sides, as when a host that had vanished is back and knows nothing of
+    /// them.
+    pub fn end_frozen(&self) {
+        for link in lock(&self.shared.connections)
+            .iter()
+            .filter_map(Weak::upgrade)
+        {
+            link.state.send_if_modified(|state| {
+                let frozen = *state == State::Frozen;
+                if frozen {
+                    *state = State::Over;
+                }
+                frozen
+            });
+        }
     }
 
     /// Closes every open connection on both sides; new ones are taken.
@@ -205,7 +229,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         let mut cut = shared.cut.subscribe();
         shared.open.fetch_add(1, Ordering::SeqCst);
         let link = Arc::new(Link {
-            frozen: watch::Sender::new(false),
+            state: watch::Sender::new(State::Open),
             said: Mutex::default(),
         });
         {
@@ -213,11 +237,13 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             links.retain(|link| link.strong_count() > 0);
             links.push(Arc::downgrade(&link));
         }
+        let mut state = link.state.subscribe();
         tokio::spawn(async move {
             tokio::select! {
                 // Nothing that was held back gets through after a cut.
                 biased;
                 _ = cut.changed() => {}
+                _ = state.wait_for(|state| *state == State::Over) => {}
                 _ = relay(stream, &shared, &link) => {}
             }
             shared.open.fetch_sub(1, Ordering::SeqCst);
@@ -240,13 +266,13 @@ async fn relay(client: TcpStream, shared: &Shared, link: &Link) -> io::Result<()
     let (server_read, server_write) = tokio::io::split(server);
     let asked = Pump {
         paused: shared.paused.subscribe(),
-        frozen: link.frozen.subscribe(),
+        state: link.state.subscribe(),
         delay: shared.delay.subscribe(),
         said: Some(&link.said),
     };
     let answered = Pump {
         paused: shared.answers_paused.subscribe(),
-        frozen: link.frozen.subscribe(),
+        state: link.state.subscribe(),
         delay: shared.delay.subscribe(),
         said: None,
     };
@@ -260,7 +286,7 @@ async fn relay(client: TcpStream, shared: &Shared, link: &Link) -> io::Result<()
 /// One direction of a connection.
 struct Pump<'a> {
     paused: watch::Receiver<bool>,
-    frozen: watch::Receiver<bool>,
+    state: watch::Receiver<State>,
     delay: watch::Receiver<Duration>,
     said: Option<&'a Mutex<Vec<u8>>>,
 }
@@ -287,8 +313,9 @@ impl Pump<'_> {
             }
             // The senders live as long as the relay, so these only fail when everything is going away.
             let paused = self.paused.wait_for(|paused| !paused).await.is_err();
-            let frozen = self.frozen.wait_for(|frozen| !frozen).await.is_err();
-            if paused || frozen || count == 0 {
+            let state = self.state.wait_for(|state| *state != State::Frozen);
+            let over = state.await.is_err();
+            if paused || over || count == 0 {
                 return to.shutdown().await;
             }
             to.write_all(&buffer[..count]).await?;

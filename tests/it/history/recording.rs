@@ -18,6 +18,8 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
+use super::duration;
+
 /// How long a watcher waits for what must come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -113,13 +115,14 @@ impl Recorder {
         })
     }
 
-    /// Connects and reads until the cursor is at the revision, then dies.
+    /// Connects and reads until the cursor is at the revision, then dies. It may be a long way in a long run.
     pub(crate) async fn catch_up(&mut self, endpoint: &str, to: Revision) -> Result<(), Error> {
         let name = self.log.name.clone();
+        let patience = duration(PATIENCE, 10 * PATIENCE);
         let caught_up = async { self.open(endpoint).await?.until(to).await };
-        timeout(PATIENCE, caught_up)
+        timeout(patience, caught_up)
             .await
-            .unwrap_or_else(|_| panic!("{name} did not reach revision {to} in {PATIENCE:?}"))
+            .unwrap_or_else(|_| panic!("{name} did not reach revision {to} in {patience:?}"))
     }
 
     async fn call(

@@ -177,7 +177,8 @@ async fn reach(connect: &PgConnectOptions, patience: Duration) -> Result<PgConne
 /// Whether the server may be starting, rather than refuse.
 fn may_come_up(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Io(_) => true,
+        // The latter of what is between here and the server, and closes connections while the server is away.
+        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => true,
         // "The database system is starting up."
         sqlx::Error::Database(error) => error.code().is_some_and(|code| code == "57P03"),
         _ => false,

@@ -7,3 +7,4 @@ mod limits;
 mod own;
 mod scene;
 mod sharing;
+mod wakeups;
