@@ -29,6 +29,11 @@ static NEWEST: Sql = Sql {
     sqlite: Some("SELECT coalesce(max(version), 0) FROM _sqlx_migrations WHERE success"),
 };
 
+/// One replica at a time: until the session ends ...
+const LOCK_SESSION: &str = "SELECT pg_advisory_lock(7400001)";
+/// ... or the transaction. The number stands for nothing but this.
+const LOCK_TRANSACTION: &str = "SELECT pg_advisory_xact_lock(7400001)";
+
 /// What a migration did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MigrateReport {
@@ -81,10 +86,9 @@ async fn migrate_postgres(connections: &Connections) -> Result<(), MigrateError>
         migrate_pooled(&mut connection).await
     } else {
         connection
-            .execute(
-                "SET lock_timeout = 0; SET statement_timeout = 0; SELECT pg_advisory_lock(7400001)",
-            )
+            .execute("SET lock_timeout = 0; SET statement_timeout = 0")
             .await?;
+        connection.execute(LOCK_SESSION).await?;
         // Not `run`, whose future cannot be shown to be `Send` for every lifetime of a borrowed connection.
         POSTGRES.run_direct(None, &mut *connection, false).await
     };
@@ -98,10 +102,9 @@ async fn migrate_postgres(connections: &Connections) -> Result<(), MigrateError>
 /// transaction is committed, so it takes one more.
 async fn migrate_pooled(connection: &mut PgConnection) -> Result<(), MigrateError> {
     let mut tx = connection.begin().await?;
-    tx.execute(
-        "SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0; SELECT pg_advisory_xact_lock(7400001); DEALLOCATE ALL",
-    )
-    .await?;
+    tx.execute("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0; DEALLOCATE ALL")
+        .await?;
+    tx.execute(LOCK_TRANSACTION).await?;
     POSTGRES.run_direct(None, &mut *tx, false).await?;
     tx.execute("DEALLOCATE ALL").await?;
     tx.commit().await?;
