@@ -18,7 +18,7 @@ use crate::history::{
     watching::{Lives, Watchers},
 };
 
-const WRITERS: usize = 16;
+const WRITERS: usize = 32;
 const WATCHERS: usize = 14;
 
 /// Revisions that a run has at least; a slow machine takes longer.
@@ -39,7 +39,7 @@ async fn whatever_fails_the_streams_are_whole() {
     let manners = Manners {
         deadline: Duration::from_secs(4),
         // What comes is kept for the judge.
-        pause: Duration::from_millis(if long_runs() { 25 } else { 20 }),
+        pause: Duration::from_millis(if long_runs() { 30 } else { 40 }),
         insists: true,
     };
     let writers = Writers::start_with(WRITERS, seed, &stage.endpoints, manners);

@@ -2,6 +2,7 @@
 //! however late.
 
 use steadfast_api::watch::v1::watch_response::Event as Wire;
+use steadfast_store::{Change, Op, Publish};
 use steadfast_testkit::postgres::TestDatabase;
 use steadfast_types::Cursor;
 use steadfast_watch::{End, Error, Filters, OnLost, Options, ResetReason, Start, SubscribeOptions};
@@ -141,6 +142,53 @@ async fn under_a_running_replica_every_stream_is_reset() {
                 assert!(matches!(refused, Err(Error::StoreChanged)), "{refused:?}");
             }
         }
+    }
+}
+
+/// A page of the log is read at once and delivered in several batches, between which the history may turn out to be another one.
+#[tokio::test]
+async fn what_is_left_of_a_page_of_another_history_is_not_delivered() {
+    let options = Options {
+        ring_revisions: 1,
+        ..OPTIONS
+    };
+    for fixture in Fixture::both(options).await {
+        let zero = fixture.store.head().await.unwrap().cursor;
+        let mut last = zero;
+        for n in 0..6 {
+            let changes = vec![Change {
+                payload: vec![7; 100 << 10],
+                ..Change::new("app/t", n.to_string(), Op::Upsert, "")
+            }];
+            let published = fixture.store.publish(Publish {
+                changes,
+                origin: String::new(),
+                request: None,
+            });
+            let published = published.await.unwrap();
+            last = Cursor {
+                revision: published.revision,
+                mark: published.mark,
+                ..zero
+            };
+        }
+        fixture.reach(last).await;
+        let mut stream = fixture.watch(Start::After(zero)).await;
+        opened(&mut stream).await;
+        assert_eq!(keys_until(&mut stream, "1").await, ["0", "1"]);
+        fixture
+            .rewrite("DELETE FROM change_log WHERE revision > 4")
+            .await;
+        let mut position = fixture.hub.position();
+        let noticed = position.wait_for(|now| now.applied.store_id != zero.store_id);
+        let noticed = timeout(Duration::from_secs(20), noticed).await;
+        noticed.expect("within 20 s").unwrap();
+        let Wire::Reset(reset) = next(&mut stream).await else {
+            panic!("the rest of the page is of another history");
+        };
+        assert_eq!(reset.head.unwrap().revision, 4);
+        fixture.publish("app/t", &["after"], "").await;
+        assert_eq!(keys_until(&mut stream, "after").await, ["after"]);
     }
 }
 
