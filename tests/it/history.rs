@@ -14,7 +14,7 @@ pub(crate) mod watching;
 use std::time::Duration;
 
 /// `short`, or `long` if long runs were asked for.
-fn duration(short: Duration, long: Duration) -> Duration {
+pub(crate) fn duration(short: Duration, long: Duration) -> Duration {
     if steadfast_testkit::long_runs() {
         long
     } else {

@@ -112,6 +112,12 @@ pub enum Error {
     /// The database URL cannot be read. It is not shown: it may hold a password.
     #[error("the database URL is malformed: postgres://USER:PASSWORD@HOST:PORT/DATABASE")]
     InvalidUrl,
+    /// The database URL leads to a pooler that takes no transactions.
+    #[error(
+        "the database URL leads to a pooler in statement mode, which takes no transactions: set its `pool_mode` to `transaction` \
+         or `session`, or name PostgreSQL itself"
+    )]
+    StatementPooling,
     /// A row holds something that this program cannot read.
     #[error("a stored value is corrupt: {0}")]
     Corrupt(&'static str),

@@ -35,7 +35,7 @@ mod test_stores;
 mod tests;
 mod wake;
 
-use std::{fs::File, sync::Arc};
+use std::{fs::File, sync::Arc, time::Duration};
 
 pub use compact::Retention;
 pub use drift::{
@@ -96,6 +96,7 @@ struct Inner {
     node_registrations: Pipeline<Registrations>,
     node_reports: Pipeline<NodeReports>,
     own: OwnCommits,
+    listen_test_interval: Duration,
     /// Held, not read: it keeps a second server off the same SQLite file.
     _lock: Option<File>,
 }
@@ -142,6 +143,7 @@ impl Store {
                 node_registrations,
                 node_reports,
                 own,
+                listen_test_interval: options.listen_test_interval,
                 _lock: lock,
             }),
         })
@@ -202,6 +204,10 @@ impl Store {
 
     pub(crate) fn node_reports(&self) -> &Pipeline<NodeReports> {
         &self.inner.node_reports
+    }
+
+    pub(crate) fn listen_test_interval(&self) -> Duration {
+        self.inner.listen_test_interval
     }
 
     pub(crate) fn own(&self) -> &OwnCommits {

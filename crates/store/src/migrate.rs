@@ -1,13 +1,13 @@
 //! Migrations, applied by one replica at a time, and refused where the database is newer than the program.
 
 use sqlx::{
-    Executor as _, PgPool,
+    Connection as _, Executor as _, PgConnection,
     migrate::{MigrateError, Migrator},
 };
 
 use crate::{
     Error,
-    engine::{Db, Sql, statements},
+    engine::{Connections, Db, Sql, statements},
 };
 
 static POSTGRES: Migrator = sqlx::migrate!("../../migrations/postgres");
@@ -28,6 +28,11 @@ static NEWEST: Sql = Sql {
     postgres: Some("SELECT coalesce(max(version), 0) FROM _sqlx_migrations WHERE success"),
     sqlite: Some("SELECT coalesce(max(version), 0) FROM _sqlx_migrations WHERE success"),
 };
+
+/// One replica at a time: until the session ends ...
+const LOCK_SESSION: &str = "SELECT pg_advisory_lock(7400001)";
+/// ... or the transaction. The number stands for nothing but this.
+const LOCK_TRANSACTION: &str = "SELECT pg_advisory_xact_lock(7400001)";
 
 /// What a migration did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +65,7 @@ pub(crate) async fn migrate(db: &Db) -> Result<MigrateReport, Error> {
     let from = found(db).await?;
     check_not_newer(from)?;
     match db {
-        Db::Postgres { connections, .. } => migrate_postgres(connections.pool()).await,
+        Db::Postgres { connections, .. } => migrate_postgres(connections).await,
         Db::Sqlite { writer, .. } => SQLITE.run(writer).await,
     }
     .map_err(|error| match error {
@@ -75,16 +80,35 @@ pub(crate) async fn migrate(db: &Db) -> Result<MigrateReport, Error> {
 
 /// On a connection of its own, without the limits of everyday statements: another replica's migration, or a large table, may
 /// take longer than they allow.
-async fn migrate_postgres(pool: &PgPool) -> Result<(), MigrateError> {
-    let mut connection = pool.acquire().await?;
-    connection
-        .execute("SET lock_timeout = 0; SET statement_timeout = 0")
-        .await?;
-    // Not `run`, whose future cannot be shown to be `Send` for every lifetime of a borrowed connection.
-    let outcome = POSTGRES.run_direct(None, &mut *connection, false).await;
-    // Closed, with its lock if the migration failed: its settings are no use to others.
+async fn migrate_postgres(connections: &Connections) -> Result<(), MigrateError> {
+    let mut connection = connections.pool().acquire().await?;
+    let outcome = if connections.is_pooled() {
+        migrate_pooled(&mut connection).await
+    } else {
+        connection
+            .execute("SET lock_timeout = 0; SET statement_timeout = 0")
+            .await?;
+        connection.execute(LOCK_SESSION).await?;
+        // Not `run`, whose future cannot be shown to be `Send` for every lifetime of a borrowed connection.
+        POSTGRES.run_direct(None, &mut *connection, false).await
+    };
+    // Closed, with its locks: its settings are no use to others.
     connection.close().await?;
     outcome
+}
+
+/// All in one transaction, outside of which the session is somebody else's. The migrator names its statements, which stay behind
+/// in the session: they are forgotten before, as another migration may have left some, and after. Its own lock goes before the
+/// transaction is committed, so it takes one more.
+async fn migrate_pooled(connection: &mut PgConnection) -> Result<(), MigrateError> {
+    let mut tx = connection.begin().await?;
+    tx.execute("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0; DEALLOCATE ALL")
+        .await?;
+    tx.execute(LOCK_TRANSACTION).await?;
+    POSTGRES.run_direct(None, &mut *tx, false).await?;
+    tx.execute("DEALLOCATE ALL").await?;
+    tx.commit().await?;
+    Ok(())
 }
 
 /// Refuses a database that is not exactly at this program's schema or, as old programs run on the next schema, above it by a

@@ -30,6 +30,8 @@ pub struct Options {
     pub statement_timeout: Duration,
     /// How long a batched write is tried again before its callers are told that the database is unavailable.
     pub write_deadline: Duration,
+    /// How often the connection that listens for other replicas is tested: one whose other end vanished would never tell.
+    pub listen_test_interval: Duration,
     /// What goes wrong.
     #[cfg(feature = "faults")]
     pub faults: crate::fault::Faults,
@@ -67,6 +69,7 @@ impl Default for Options {
             lock_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(30),
             write_deadline: Duration::from_secs(5),
+            listen_test_interval: Duration::from_secs(30),
             #[cfg(feature = "faults")]
             faults: crate::fault::Faults::default(),
         }

@@ -3,8 +3,8 @@
 //! A wake-up carries no facts. Losing one costs latency only, because followers also poll. On PostgreSQL a notification is sent
 //! from a connection of its own, never inside a write transaction (where it serialises commits), at most once per few
 //! milliseconds, and only while somebody may be listening. One connection listens; it is tested by a round trip to itself at every
-//! connect and now and then after it, because behind a transaction pooler LISTEN succeeds and nothing ever arrives. The others hear
-//! these tests, and so know of each other.
+//! connect and now and then after it, because on a half-open connection, or behind a pooler that was not recognised, LISTEN succeeds
+//! and nothing ever arrives. The others hear these tests, and so know of each other.
 //!
 //! The same connection carries questions about nodes: a replica on which somebody waits asks the others to write down what they know of
 //! theirs, and they say when they have. These carry no facts either: those are in the database.
@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use sqlx::{PgPool, postgres::PgListener};
+use sqlx::postgres::PgListener;
 use steadfast_types::{Backoff, ReplicaId};
 use tokio::{
     sync::{Notify, watch},
@@ -28,7 +28,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Error, Store,
-    engine::{Db, answer, statements},
+    engine::{Db, Listening, answer, statements},
 };
 
 /// The channel that all replicas share.
@@ -36,12 +36,6 @@ const CHANNEL: &str = "steadfast_log";
 
 /// How long the round trip of the self-test may take.
 const SELF_TEST: Duration = Duration::from_secs(2);
-
-/// How often a silent listening connection is tested again: a half-open one would never tell.
-const RETEST: Duration = Duration::from_secs(30);
-
-/// A replica that was not heard of for so long does not listen any more: it would have tested its connection twice.
-const FORGOTTEN: Duration = Duration::from_secs(75);
 
 /// What a test begins with; the rest is who sent it.
 const TEST: &str = "test ";
@@ -79,6 +73,8 @@ struct Inner {
     /// What other replicas asked and told about nodes.
     nodes: watch::Sender<NodeNews>,
     listening: AtomicBool,
+    /// How often the listening connection is tested again: a half-open one would never tell.
+    retest: Duration,
     /// When each of the other replicas was heard of.
     others: Mutex<HashMap<String, Instant>>,
 }
@@ -143,6 +139,7 @@ impl Wakeups {
                 due: AtomicU8::new(0),
                 nodes: watch::Sender::default(),
                 listening: AtomicBool::new(false),
+                retest: store.listen_test_interval(),
                 others: Mutex::default(),
             }),
         };
@@ -151,7 +148,7 @@ impl Wakeups {
                 stop.clone()
                     .run_until_cancelled_owned(wakeups.clone().listen(
                         store.clone(),
-                        connections.pool().clone(),
+                        connections.listening().clone(),
                         replica,
                     )),
             );
@@ -199,7 +196,9 @@ impl Wakeups {
     pub fn others(&self) -> usize {
         let others = &self.inner.others;
         let others = others.lock().unwrap_or_else(PoisonError::into_inner);
-        let lately = others.values().filter(|heard| heard.elapsed() < FORGOTTEN);
+        let lately = others
+            .values()
+            .filter(|heard| heard.elapsed() < self.forgotten());
         lately.count()
     }
 
@@ -255,10 +254,18 @@ impl Wakeups {
         }
     }
 
-    async fn listen(self, store: Store, pool: PgPool, replica: ReplicaId) {
+    async fn listen(self, store: Store, listening: Listening, replica: ReplicaId) {
+        if listening.is_pooled() {
+            // Its session is given to somebody else as soon as it has said that it listens.
+            tracing::warn!(
+                "LISTEN does not work through a pooler in transaction mode: changes of other replicas are found by polling"
+            );
+            metrics::gauge!(crate::metric::LISTENING).set(0);
+            return;
+        }
         let mut waits = Backoff::RECONNECT.waits();
         loop {
-            match self.listen_once(&store, &pool, replica).await {
+            match self.listen_once(&store, &listening, replica).await {
                 Ok(()) => waits = Backoff::RECONNECT.waits(),
                 Err(error) => tracing::debug!(
                     error = &error as &dyn std::error::Error,
@@ -276,10 +283,10 @@ impl Wakeups {
     async fn listen_once(
         &self,
         store: &Store,
-        pool: &PgPool,
+        listening: &Listening,
         replica: ReplicaId,
     ) -> Result<(), Error> {
-        let mut listener = PgListener::connect_with(pool)
+        let mut listener = PgListener::connect_with(&listening.pool())
             .await
             .map_err(Error::before_commit)?;
         listener.ignore_pool_close_event(true);
@@ -300,12 +307,12 @@ impl Wakeups {
                      polling"
                 );
                 metrics::gauge!(crate::metric::LISTENING).set(0);
-                tokio::time::sleep(RETEST).await;
+                tokio::time::sleep(self.inner.retest).await;
                 return Ok(());
             }
             self.set_listening(true);
             self.wake();
-            let silent_after = tokio::time::Instant::now() + RETEST;
+            let silent_after = tokio::time::Instant::now() + self.inner.retest;
             loop {
                 match tokio::time::timeout_at(silent_after, listener.try_recv()).await {
                     // `None` means that the connection was lost.
@@ -362,7 +369,7 @@ impl Wakeups {
             .others
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        others.retain(|_, heard| now.duration_since(*heard) < FORGOTTEN);
+        others.retain(|_, heard| now.duration_since(*heard) < self.forgotten());
         let is_new = others.insert(from.to_owned(), now).is_none();
         drop(others);
         if is_new {
@@ -384,6 +391,11 @@ impl Wakeups {
     /// Whether another replica may be listening. One that cannot hear the others does not know.
     fn may_be_heard(&self) -> bool {
         !self.is_listening() || self.others() > 0
+    }
+
+    /// A replica that was not heard of for so long does not listen any more: it would have tested its connection twice.
+    fn forgotten(&self) -> Duration {
+        self.inner.retest * 5 / 2
     }
 
     fn set_listening(&self, usable: bool) {

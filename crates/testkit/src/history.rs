@@ -1,16 +1,49 @@
-//! Judges a change stream: was every committed revision delivered in order, whole, and once?
+//! Judges a change stream: was every committed revision delivered in order, whole, and once, and did every answer tell the truth?
 //!
-//! The judge is pure. A test records what was committed and what each watcher saw, faults and reconnections included, and
-//! [`check`] compares the two against the stream's guarantees. It trusts nothing that was delivered: cursors must carry the
-//! committed marks, a cursor may only move past what was delivered, and a stream that was resumed must have been resumed from
-//! the last cursor.
+//! The judge is pure. A test records what was committed, what each publisher was answered and what each watcher saw, faults and
+//! reconnections included. [`check`] compares the first with the last against the stream's guarantees, [`check_calls`] with the
+//! answers. It trusts nothing that was delivered: cursors must carry the committed marks, a cursor may only move past what was
+//! delivered, and a stream that was resumed must have been resumed from the last cursor.
 
+mod calls;
+mod judge;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, fmt, ops::Bound};
+use std::{
+    collections::HashSet,
+    fmt,
+    sync::{Arc, LazyLock, Mutex, PoisonError},
+};
+
+pub use calls::{Answer, Call, CallDefect, CallSummary, check_calls};
 
 use steadfast_types::{Cursor, Mark, Revision, StoreId};
+
+/// The name of what changed. Many watchers see the same ones, so each is held once: see [`key`].
+pub type Key = Arc<str>;
+
+/// A key by its text.
+#[must_use]
+pub fn key(text: &str) -> Key {
+    static KEYS: LazyLock<Mutex<HashSet<Key>>> = LazyLock::new(Mutex::default);
+    let mut keys = KEYS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = keys.get(text) {
+        return Arc::clone(known);
+    }
+    let new = Key::from(text);
+    keys.insert(Arc::clone(&new));
+    new
+}
+
+/// All that was committed under one identity of the store, in order, including revisions that no watcher asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct History {
+    /// The identity.
+    pub store_id: StoreId,
+    /// Its revisions.
+    pub committed: Vec<Committed>,
+}
 
 /// One committed revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +53,7 @@ pub struct Committed {
     /// Its mark.
     pub mark: Mark,
     /// What changed, in the order of publication.
-    pub keys: Vec<String>,
+    pub keys: Vec<Key>,
 }
 
 /// What one watcher saw, over all its connections.
@@ -67,7 +100,7 @@ pub enum Event {
     /// Some changes.
     Batch {
         /// Revision and key of each.
-        changes: Vec<(Revision, String)>,
+        changes: Vec<(Revision, Key)>,
         /// Where the watcher now stands.
         cursor: Cursor,
         /// The last revision continues in the next batch.
@@ -100,28 +133,28 @@ pub enum Defect {
         /// Its revision.
         revision: Revision,
         /// Its key.
-        key: String,
+        key: Key,
     },
     /// A change that came again on the same stream.
     Doubled {
         /// Its revision.
         revision: Revision,
         /// Its key.
-        key: String,
+        key: Key,
     },
     /// A change that came after one of a later revision, or in another order than it was published.
     OutOfOrder {
         /// Its revision.
         revision: Revision,
         /// Its key.
-        key: String,
+        key: Key,
     },
     /// A change that was never committed, or that the filters should have kept out.
     Unasked {
         /// Its revision.
         revision: Revision,
         /// Its key.
-        key: String,
+        key: Key,
     },
     /// A change above the cursor of its batch, which did not say that more follows.
     BeyondCursor {
@@ -130,6 +163,13 @@ pub enum Defect {
     },
     /// A cursor below the one before.
     Backwards {
+        /// The cursor before.
+        from: Cursor,
+        /// The cursor now.
+        to: Cursor,
+    },
+    /// A cursor under another identity of the store than the one before, without a reset between them.
+    OtherStore {
         /// The cursor before.
         from: Cursor,
         /// The cursor now.
@@ -182,10 +222,9 @@ pub struct Summary {
     pub resets: usize,
 }
 
-/// Compares what was committed with what was seen.
+/// Compares what was committed with what was seen, where the store has had one identity only.
 ///
-/// `committed` is all of one history in order, including revisions that no watcher asked for. Cursors of a store other than the
-/// one named are judged as unknown.
+/// Cursors of a store other than the one named are judged as unknown.
 ///
 /// # Errors
 ///
@@ -195,283 +234,51 @@ pub fn check(
     committed: &[Committed],
     watchers: &[WatcherLog],
 ) -> Result<Summary, Vec<Finding>> {
+    let history = History {
+        store_id,
+        committed: committed.to_vec(),
+    };
+    check_histories(&[history], watchers)
+}
+
+/// The same where the store's identity has changed: its histories in their order, each with all that was ever committed under its
+/// identity. A watcher may only come from one to another by a reset, and ends in the last.
+///
+/// # Errors
+///
+/// Every broken guarantee found.
+pub fn check_histories(
+    histories: &[History],
+    watchers: &[WatcherLog],
+) -> Result<Summary, Vec<Finding>> {
     let mut findings = Vec::new();
-    for pair in committed.windows(2) {
-        if let [before, after] = pair
-            && after.revision != before.revision.next()
-        {
-            findings.push(Finding {
+    let holes = histories.iter().flat_map(|history| {
+        let pairs = history.committed.windows(2);
+        pairs.filter_map(|pair| match pair {
+            [before, after] if after.revision != before.revision.next() => Some(Finding {
                 watcher: String::new(),
                 segment: 0,
                 defect: Defect::Hole {
                     after: before.revision,
                     found: after.revision,
                 },
-            });
-        }
-    }
-    let history = History {
-        store_id,
-        committed: committed
-            .iter()
-            .map(|entry| (entry.revision, entry))
-            .collect(),
-    };
+            }),
+            _ => None,
+        })
+    });
+    findings.extend(holes);
     let mut summary = Summary {
-        revisions: committed.len(),
+        revisions: histories
+            .iter()
+            .map(|history| history.committed.len())
+            .sum(),
         ..Summary::default()
     };
-    for log in watchers {
-        let mut judge = Judge {
-            history: &history,
-            log,
-            segment: 0,
-            stood: None,
-            newest: Revision::ZERO,
-            pending: Vec::new(),
-            findings: &mut findings,
-            summary: &mut summary,
-        };
-        judge.run();
-    }
+    judge::judge(histories, watchers, &mut findings, &mut summary);
     if findings.is_empty() {
         Ok(summary)
     } else {
         Err(findings)
-    }
-}
-
-struct History<'a> {
-    store_id: StoreId,
-    committed: BTreeMap<Revision, &'a Committed>,
-}
-
-struct Judge<'a> {
-    history: &'a History<'a>,
-    log: &'a WatcherLog,
-    segment: usize,
-    /// The last cursor, from which the watcher resumes.
-    stood: Option<Cursor>,
-    /// The newest revision of which anything was delivered on this stream.
-    newest: Revision,
-    /// Delivered, but not yet behind the cursor.
-    pending: Vec<(Revision, String)>,
-    findings: &'a mut Vec<Finding>,
-    summary: &'a mut Summary,
-}
-
-// === impl History ===
-
-impl History<'_> {
-    fn knows(&self, cursor: Cursor) -> bool {
-        let mark = self.committed.get(&cursor.revision).map(|entry| entry.mark);
-        // Revision 0 is the empty store; its mark is the store's own affair.
-        cursor.store_id == self.store_id
-            && (cursor.revision == Revision::ZERO || mark == Some(cursor.mark))
-    }
-
-    fn last(&self) -> Revision {
-        self.committed
-            .keys()
-            .next_back()
-            .copied()
-            .unwrap_or_default()
-    }
-}
-
-// === impl Judge ===
-
-impl Judge<'_> {
-    fn run(&mut self) {
-        for (index, segment) in self.log.segments.iter().enumerate() {
-            self.segment = index;
-            self.begin(segment.start);
-            for (position, event) in segment.events.iter().enumerate() {
-                let is_opening = matches!(event, Event::Opened { .. });
-                if is_opening != (position == 0) {
-                    self.report(Defect::NotOpened);
-                }
-                self.take(segment.start, event);
-            }
-        }
-        let last = self.history.last();
-        if self.log.finished && self.stood.is_none_or(|cursor| cursor.revision < last) {
-            self.report(Defect::Unfinished {
-                stood: self.stood,
-                last,
-            });
-        }
-    }
-
-    /// A connection begins where the last cursor stands; what was delivered beyond it may come again.
-    fn begin(&mut self, start: StartAt) {
-        if self.segment > 0 {
-            self.summary.resumptions += 1;
-        }
-        self.pending.clear();
-        match (start, self.stood) {
-            (StartAt::After(cursor), Some(stood)) if cursor == stood => {}
-            (StartAt::After(cursor), None) if self.segment == 0 => {
-                self.know(cursor);
-                self.stood = Some(cursor);
-            }
-            (StartAt::Earliest | StartAt::Now, None) => {}
-            (began, stood) => self.report(Defect::ResumedElsewhere { stood, began }),
-        }
-        self.newest = self.stood.map_or(Revision::ZERO, |cursor| cursor.revision);
-    }
-
-    fn take(&mut self, start: StartAt, event: &Event) {
-        match event {
-            Event::Opened { head } => {
-                self.know(*head);
-                if start == StartAt::Now && self.stood.is_none() {
-                    self.stood = Some(*head);
-                    self.newest = head.revision;
-                }
-            }
-            Event::Batch {
-                changes,
-                cursor,
-                more,
-            } => {
-                for (revision, key) in changes {
-                    self.deliver(*revision, key);
-                }
-                self.advance(*cursor);
-                if !more && let Some((revision, _)) = self.pending.first() {
-                    let revision = *revision;
-                    self.report(Defect::BeyondCursor { revision });
-                }
-            }
-            Event::Progress { cursor } => self.advance(*cursor),
-            Event::Reset { head } => {
-                self.summary.resets += 1;
-                self.know(*head);
-                self.pending.clear();
-                self.newest = head.revision;
-                self.stood = Some(*head);
-            }
-        }
-    }
-
-    fn deliver(&mut self, revision: Revision, key: &str) {
-        self.summary.delivered += 1;
-        let key = key.to_owned();
-        let settled = self.stood.is_some_and(|cursor| revision <= cursor.revision);
-        if settled {
-            // Everything at or below the cursor was delivered before, or the cursor itself was found wrong.
-            self.report(Defect::Doubled { revision, key });
-        } else if revision < self.newest {
-            let before = self
-                .pending
-                .iter()
-                .any(|(seen, of)| *seen == revision && *of == key);
-            self.report(if before {
-                Defect::Doubled { revision, key }
-            } else {
-                Defect::OutOfOrder { revision, key }
-            });
-        } else {
-            self.newest = revision;
-            self.pending.push((revision, key));
-        }
-    }
-
-    /// Moves the cursor and settles what lies behind it.
-    fn advance(&mut self, cursor: Cursor) {
-        self.know(cursor);
-        let from = self.stood.map_or(Revision::ZERO, |stood| stood.revision);
-        if cursor.revision < from {
-            if let Some(stood) = self.stood {
-                self.report(Defect::Backwards {
-                    from: stood,
-                    to: cursor,
-                });
-            }
-            return;
-        }
-        self.stood = Some(cursor);
-        let (settled, pending) = std::mem::take(&mut self.pending)
-            .into_iter()
-            .partition::<Vec<_>, _>(|(revision, _)| *revision <= cursor.revision);
-        self.pending = pending;
-        let mut delivered: BTreeMap<Revision, Vec<String>> = BTreeMap::new();
-        for (revision, key) in settled {
-            delivered.entry(revision).or_default().push(key);
-        }
-        let history = self.history;
-        for (revision, entry) in history
-            .committed
-            .range((Bound::Excluded(from), Bound::Included(cursor.revision)))
-        {
-            let expected: Vec<&String> = entry
-                .keys
-                .iter()
-                .filter(|key| self.asked_for(key))
-                .collect();
-            self.compare(
-                *revision,
-                &expected,
-                delivered.remove(revision).unwrap_or_default(),
-            );
-        }
-        for (revision, keys) in delivered {
-            for key in keys {
-                self.report(Defect::Unasked { revision, key });
-            }
-        }
-    }
-
-    fn compare(&mut self, revision: Revision, expected: &[&String], delivered: Vec<String>) {
-        if expected.iter().copied().eq(delivered.iter()) {
-            return;
-        }
-        let count_before = self.findings.len();
-        let mut left = expected.to_vec();
-        for key in delivered {
-            if let Some(at) = left.iter().position(|wanted| **wanted == key) {
-                left.remove(at);
-            } else if expected.contains(&&key) {
-                self.report(Defect::Doubled { revision, key });
-            } else {
-                self.report(Defect::Unasked { revision, key });
-            }
-        }
-        for key in left {
-            self.report(Defect::Missing {
-                revision,
-                key: key.clone(),
-            });
-        }
-        // Nothing is missing or too much, so only the order can differ.
-        if self.findings.len() == count_before
-            && let Some(key) = expected.first()
-        {
-            self.report(Defect::OutOfOrder {
-                revision,
-                key: (*key).clone(),
-            });
-        }
-    }
-
-    fn asked_for(&self, key: &str) -> bool {
-        let prefixes = &self.log.prefixes;
-        prefixes.is_empty() || prefixes.iter().any(|prefix| key.starts_with(prefix))
-    }
-
-    fn know(&mut self, cursor: Cursor) {
-        if !self.history.knows(cursor) {
-            self.report(Defect::UnknownCursor { cursor });
-        }
-    }
-
-    fn report(&mut self, defect: Defect) {
-        self.findings.push(Finding {
-            watcher: self.log.name.clone(),
-            segment: self.segment,
-            defect,
-        });
     }
 }
 

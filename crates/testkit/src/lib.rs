@@ -18,7 +18,9 @@ pub mod proxy;
 pub use effects::EffectServer;
 pub use listing::{ListingAnswer, ListingRequest, ListingServer};
 pub use npm::{Fault, NpmServer, PackageSpec, Times, VersionSpec};
-pub use postgres::{ClusterOptions, PrivateCluster, PsqlSession, StopMode, TestDatabase};
+pub use postgres::{
+    ClusterOptions, PgBouncer, PoolMode, PrivateCluster, PsqlSession, StopMode, TestDatabase,
+};
 pub use process::{CommandOutput, RunningCommand, Server, Signal, steadfast};
 pub use proxy::{Proxy, Target};
 

@@ -5,6 +5,7 @@
 //! [`PrivateCluster`] of its own. Everything goes through PostgreSQL's own client programs: this crate links no driver, so
 //! that a defect in the one under test cannot hide itself here.
 
+mod pooler;
 mod private;
 mod psql;
 mod session;
@@ -15,10 +16,14 @@ use std::{env, path::PathBuf, process::Stdio};
 
 use uuid::Uuid;
 
+pub use pooler::{PgBouncer, PoolMode};
 pub use private::{ClusterOptions, DataCopy, PrivateCluster, StopMode};
 pub use session::{PsqlError, PsqlSession};
 
-use crate::proxy::{Proxy, Target};
+use crate::{
+    process::CommandOutput,
+    proxy::{Proxy, Target},
+};
 
 /// The first part of every URL of the shared cluster, up to and without the slash before the database's name.
 pub const CLUSTER_VARIABLE: &str = "STEADFAST_TEST_PG";
@@ -121,6 +126,32 @@ impl TestDatabase {
     /// When psql does not start.
     pub async fn session(&self) -> PsqlSession {
         PsqlSession::open(&self.url()).await
+    }
+
+    /// A copy of it, made as a backup is while others go on.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be dumped, or the dump not be read.
+    pub async fn copy(&self) -> Self {
+        let mut dump = tokio::process::Command::new(psql::program("pg_dump"));
+        dump.arg("--dbname").arg(self.url());
+        let dump = CommandOutput::of(dump).await;
+        let copy = Self::create_empty().await;
+        copy.psql(dump.success()).await;
+        copy
+    }
+
+    /// Puts a copy in its place, under its name; whoever is connected is thrown out.
+    ///
+    /// # Panics
+    ///
+    /// When PostgreSQL refuses.
+    pub async fn replace_with(&self, copy: Self) {
+        let (name, other) = (&self.name, &copy.name);
+        let sql =
+            format!("DROP DATABASE {name} WITH (FORCE); ALTER DATABASE {other} RENAME TO {name};");
+        psql::run(&format!("{}/postgres", self.cluster), &sql).await;
     }
 
     /// Ends every connection to this database from the server's side and says how many there were.

@@ -1,13 +1,17 @@
 //! A TCP relay on loopback that misbehaves on command: what a network between two processes can do to them.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     io,
     net::SocketAddr,
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::{
@@ -43,9 +47,30 @@ struct Shared {
     refusing: watch::Sender<bool>,
     /// Raised to cut every connection opened before.
     cut: watch::Sender<u64>,
+    /// How long every byte is on its way.
+    delay: watch::Sender<Duration>,
+    connections: Mutex<Vec<Weak<Link>>>,
     open: AtomicUsize,
     accepted: AtomicUsize,
 }
+
+/// One connection through the relay.
+#[derive(Debug)]
+struct Link {
+    state: watch::Sender<State>,
+    /// What the client said first.
+    said: Mutex<Vec<u8>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    Frozen,
+    Over,
+}
+
+/// How much of it is kept, to tell connections apart.
+const SAID_BYTES: usize = 16 * 1024;
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
@@ -71,6 +96,8 @@ impl Proxy {
             answers_paused: watch::Sender::new(false),
             refusing: watch::Sender::new(false),
             cut: watch::Sender::new(0),
+            delay: watch::Sender::new(Duration::ZERO),
+            connections: Mutex::default(),
             open: AtomicUsize::new(0),
             accepted: AtomicUsize::new(0),
         });
@@ -105,6 +132,50 @@ impl Proxy {
         self.shared.answers_paused.send_replace(false);
     }
 
+    /// Makes everything that comes from now on take longer, in each direction; zero for no longer than it takes.
+    pub fn delay(&self, delay: Duration) {
+        self.shared.delay.send_replace(delay);
+    }
+
+    /// Leaves every open connection half-open: neither side hears anything more, nor that it is over. New ones are relayed. Returns
+    /// how many there were.
+    pub fn freeze(&self) -> usize {
+        self.freeze_if(|_| true)
+    }
+
+    /// The same with those whose client has said this, soon after it connected.
+    pub fn freeze_those_that_said(&self, text: &str) -> usize {
+        let text = text.as_bytes();
+        self.freeze_if(|said| said.windows(text.len()).any(|window| window == text))
+    }
+
+    fn freeze_if(&self, chosen: impl Fn(&[u8]) -> bool) -> usize {
+        let links = lock(&self.shared.connections);
+        let open = links.iter().filter_map(Weak::upgrade);
+        let chosen = open.filter(|link| chosen(&lock(&link.said)));
+        // One that is frozen already is not counted again.
+        chosen
+            .filter(|link| link.state.send_replace(State::Frozen) == State::Open)
+            .count()
+    }
+
+    /// Closes the connections that are half-open, on both sides, as when a host that had vanished is back and knows nothing of
+    /// them.
+    pub fn end_frozen(&self) {
+        for link in lock(&self.shared.connections)
+            .iter()
+            .filter_map(Weak::upgrade)
+        {
+            link.state.send_if_modified(|state| {
+                let frozen = *state == State::Frozen;
+                if frozen {
+                    *state = State::Over;
+                }
+                frozen
+            });
+        }
+    }
+
     /// Closes every open connection on both sides; new ones are taken.
     pub fn cut(&self) {
         self.shared.cut.send_modify(|generation| *generation += 1);
@@ -117,11 +188,7 @@ impl Proxy {
 
     /// Relays new connections to somewhere else.
     pub fn retarget(&self, target: Target) {
-        *self
-            .shared
-            .target
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = target;
+        *lock(&self.shared.target) = target;
     }
 
     /// How many connections are open.
@@ -161,25 +228,32 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         // Taken before the task starts, so that a cut right after the accept is not missed.
         let mut cut = shared.cut.subscribe();
         shared.open.fetch_add(1, Ordering::SeqCst);
+        let link = Arc::new(Link {
+            state: watch::Sender::new(State::Open),
+            said: Mutex::default(),
+        });
+        {
+            let mut links = lock(&shared.connections);
+            links.retain(|link| link.strong_count() > 0);
+            links.push(Arc::downgrade(&link));
+        }
+        let mut state = link.state.subscribe();
         tokio::spawn(async move {
             tokio::select! {
                 // Nothing that was held back gets through after a cut.
                 biased;
                 _ = cut.changed() => {}
-                _ = relay(stream, &shared) => {}
+                _ = state.wait_for(|state| *state == State::Over) => {}
+                _ = relay(stream, &shared, &link) => {}
             }
             shared.open.fetch_sub(1, Ordering::SeqCst);
         });
     }
 }
 
-async fn relay(client: TcpStream, shared: &Shared) -> io::Result<()> {
+async fn relay(client: TcpStream, shared: &Shared, link: &Link) -> io::Result<()> {
     client.set_nodelay(true)?;
-    let target = shared
-        .target
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clone();
+    let target = lock(&shared.target).clone();
     let server: Box<dyn Stream> = match target {
         Target::Tcp(address) => {
             let stream = TcpStream::connect(address).await?;
@@ -190,108 +264,65 @@ async fn relay(client: TcpStream, shared: &Shared) -> io::Result<()> {
     };
     let (client_read, client_write) = client.into_split();
     let (server_read, server_write) = tokio::io::split(server);
+    let asked = Pump {
+        paused: shared.paused.subscribe(),
+        state: link.state.subscribe(),
+        delay: shared.delay.subscribe(),
+        said: Some(&link.said),
+    };
+    let answered = Pump {
+        paused: shared.answers_paused.subscribe(),
+        state: link.state.subscribe(),
+        delay: shared.delay.subscribe(),
+        said: None,
+    };
     tokio::try_join!(
-        pump(client_read, server_write, shared.paused.subscribe()),
-        pump(server_read, client_write, shared.answers_paused.subscribe()),
+        asked.run(client_read, server_write),
+        answered.run(server_read, client_write),
     )?;
     Ok(())
 }
 
-async fn pump<R, W>(mut from: R, mut to: W, mut paused: watch::Receiver<bool>) -> io::Result<()>
-where
-    R: AsyncRead + Unpin,
-    W: AsyncWrite + Unpin,
-{
-    let mut buffer = vec![0; 16 * 1024];
-    loop {
-        let count = from.read(&mut buffer).await?;
-        // The sender lives as long as the relay's shared state, so this only fails when everything is going away.
-        if paused.wait_for(|paused| !paused).await.is_err() || count == 0 {
-            return to.shutdown().await;
+/// One direction of a connection.
+struct Pump<'a> {
+    paused: watch::Receiver<bool>,
+    state: watch::Receiver<State>,
+    delay: watch::Receiver<Duration>,
+    said: Option<&'a Mutex<Vec<u8>>>,
+}
+
+// === impl Pump ===
+
+impl Pump<'_> {
+    async fn run<R, W>(mut self, mut from: R, mut to: W) -> io::Result<()>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        let mut buffer = vec![0; 16 * 1024];
+        loop {
+            let count = from.read(&mut buffer).await?;
+            if let Some(said) = self.said {
+                let mut said = lock(said);
+                let room = SAID_BYTES.saturating_sub(said.len());
+                said.extend(&buffer[..count.min(room)]);
+            }
+            let delay = *self.delay.borrow();
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
+            // The senders live as long as the relay, so these only fail when everything is going away.
+            let paused = self.paused.wait_for(|paused| !paused).await.is_err();
+            let state = self.state.wait_for(|state| *state != State::Frozen);
+            let over = state.await.is_err();
+            if paused || over || count == 0 {
+                return to.shutdown().await;
+            }
+            to.write_all(&buffer[..count]).await?;
         }
-        to.write_all(&buffer[..count]).await?;
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use tokio::time::timeout;
-
-    use super::*;
-
-    async fn echo() -> SocketAddr {
-        echo_and_count().await.0
-    }
-
-    /// Says how many bytes it heard, too.
-    async fn echo_and_count() -> (SocketAddr, Arc<AtomicUsize>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let heard = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&heard);
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let counted = Arc::clone(&counted);
-                tokio::spawn(async move {
-                    let mut buffer = [0; 64];
-                    while let Ok(count @ 1..) = stream.read(&mut buffer).await {
-                        counted.fetch_add(count, Ordering::SeqCst);
-                        if stream.write_all(&buffer[..count]).await.is_err() {
-                            break;
-                        }
-                    }
-                });
-            }
-        });
-        (address, heard)
-    }
-
-    async fn exchange(stream: &mut TcpStream) -> io::Result<[u8; 4]> {
-        stream.write_all(b"ping").await?;
-        let mut answer = [0; 4];
-        stream.read_exact(&mut answer).await?;
-        Ok(answer)
-    }
-
-    #[tokio::test]
-    async fn it_relays_pauses_cuts_and_refuses() {
-        let proxy = Proxy::start(Target::Tcp(echo().await)).await;
-        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
-        assert_eq!(exchange(&mut stream).await.unwrap(), *b"ping");
-
-        proxy.pause();
-        {
-            let held = exchange(&mut stream);
-            tokio::pin!(held);
-            assert!(timeout(Duration::from_millis(50), &mut held).await.is_err());
-            proxy.resume();
-            assert_eq!(held.await.unwrap(), *b"ping");
-        }
-
-        let heard = echo_and_count().await;
-        proxy.retarget(Target::Tcp(heard.0));
-        let mut unanswered = TcpStream::connect(proxy.address()).await.unwrap();
-        assert_eq!(exchange(&mut unanswered).await.unwrap(), *b"ping");
-        proxy.hold_answers();
-        let answer = timeout(Duration::from_millis(50), exchange(&mut unanswered));
-        assert!(answer.await.is_err());
-        assert_eq!(heard.1.load(Ordering::SeqCst), 8, "it heard both");
-        proxy.resume();
-
-        proxy.cut();
-        assert!(exchange(&mut stream).await.is_err());
-        assert!(exchange(&mut unanswered).await.is_err());
-
-        proxy.refuse(true);
-        let mut refused = TcpStream::connect(proxy.address()).await.unwrap();
-        assert!(exchange(&mut refused).await.is_err());
-
-        proxy.refuse(false);
-        proxy.retarget(Target::Tcp(echo().await));
-        let mut again = TcpStream::connect(proxy.address()).await.unwrap();
-        assert_eq!(exchange(&mut again).await.unwrap(), *b"ping");
-        assert_eq!(proxy.accepted_connections(), 4);
-    }
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -77,7 +77,8 @@ pub(crate) struct Inner {
 }
 
 /// Whether a stream can go on from where it wants to.
-enum Judged {
+#[derive(Debug)]
+pub(crate) enum Judged {
     /// It can; what comes next, if that was read.
     GoesOn(Option<Arc<ReplayPage>>),
     Lost(ResetReason),
@@ -183,9 +184,11 @@ impl Hub {
                 return Err(Error::StoreChanged);
             }
             (Judged::Lost(ResetReason::Compacted), OnLost::Fail) => {
+                // As it is known by now: that it was compacted may have been learnt by judging.
+                let known = *position.borrow();
                 return Err(Error::Compacted {
-                    compacted: now.compacted.revision,
-                    head: now.head,
+                    compacted: known.compacted.revision,
+                    head: known.head,
                 });
             }
         };
@@ -212,10 +215,7 @@ impl Hub {
                 inner.read_page(turn, cursor).await
             };
             let read = inner.draining.run_until_cancelled(read).await;
-            return Ok(match read.ok_or(Error::Draining)?? {
-                replay::Found::Page(page) => Judged::GoesOn(Some(page)),
-                replay::Found::Lost(reason) => Judged::Lost(reason),
-            });
+            return Ok(read.ok_or(Error::Draining)??);
         }
         Ok(match inner.store.locate(cursor).await? {
             Located::Here => Judged::GoesOn(None),
@@ -240,13 +240,32 @@ impl Inner {
         &self,
         turn: MutexGuard<'_, ()>,
         cursor: Cursor,
-    ) -> Result<replay::Found, steadfast_store::Error> {
+    ) -> Result<Judged, steadfast_store::Error> {
         let compacted = self.position.borrow().compacted.revision;
         let limit = self.options.page_revisions;
         let reading = self
             .replay
             .page(turn, &self.store, cursor, compacted, limit);
-        reading.await
+        Ok(match reading.await? {
+            replay::Found::Page(page) => Judged::GoesOn(Some(page)),
+            replay::Found::Diverged => Judged::Lost(ResetReason::StoreChanged),
+            replay::Found::Compacted(compacted) => {
+                self.compacted_at(compacted);
+                Judged::Lost(ResetReason::Compacted)
+            }
+        })
+    }
+
+    /// Takes note of where the log begins, which the tailer may learn later, before a stream is told.
+    fn compacted_at(&self, compacted: Cursor) {
+        self.position.send_if_modified(|position| {
+            let is_same = compacted.store_id == position.compacted.store_id;
+            if is_same && compacted.revision > position.compacted.revision {
+                position.compacted = compacted;
+            }
+            // Nobody waits for it.
+            false
+        });
     }
 
     /// Replaces the ring by an empty one that goes on at `head`. The position changes under the same lock, so that a subscriber

@@ -13,7 +13,7 @@ use steadfast_store::{Error, Page, Read, Store};
 use steadfast_types::{Cursor, Revision as Number};
 use tokio::sync::{Mutex as Turn, MutexGuard};
 
-use crate::{ResetReason, Revision};
+use crate::Revision;
 
 /// Where pages begin: near streams share them, and little is read that nobody wants.
 const BLOCK: i64 = 64;
@@ -42,8 +42,10 @@ pub(crate) struct ReplayPage {
 pub(crate) enum Found {
     /// What comes after it; empty if there is nothing yet.
     Page(Arc<ReplayPage>),
-    /// It is no place that can be resumed from.
-    Lost(ResetReason),
+    /// What comes after it is gone: the log begins after this.
+    Compacted(Cursor),
+    /// It is a place in another history.
+    Diverged,
 }
 
 /// Pages for streams off the ring.
@@ -156,8 +158,8 @@ impl Replay {
                 self.keep(&page);
                 Found::Page(page)
             }
-            Read::Compacted { .. } => Found::Lost(ResetReason::Compacted),
-            Read::Diverged { .. } => Found::Lost(ResetReason::StoreChanged),
+            Read::Compacted { compacted, .. } => Found::Compacted(compacted),
+            Read::Diverged { .. } => Found::Diverged,
         })
     }
 

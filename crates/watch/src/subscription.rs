@@ -14,9 +14,9 @@ use tokio::{
 use crate::{
     End, Filters, Position, Revision, Values,
     batch::{Assembled, Reader, STEP, Wants},
-    hub::{Inner, StreamPermit},
+    hub::{Inner, Judged, StreamPermit},
     metric,
-    replay::{Found as Replayed, ReplayPage},
+    replay::ReplayPage,
     revision::message_of,
     ring::Found,
 };
@@ -301,7 +301,7 @@ impl Subscription {
             let inner = &self.inner;
             let read = async {
                 if let Some(page) = inner.replay.held(self.cursor) {
-                    return Some(Ok(Replayed::Page(page)));
+                    return Some(Ok(Judged::GoesOn(Some(page))));
                 }
                 let turn = inner.replay.turn(self.cursor);
                 let turn = match self.pace {
@@ -311,8 +311,8 @@ impl Subscription {
                 Some(inner.read_page(turn, self.cursor).await)
             };
             match draining.run_until_cancelled(read).await?? {
-                Ok(Replayed::Page(page)) => return Some(page),
-                Ok(Replayed::Lost(reason)) => {
+                Ok(Judged::GoesOn(page)) => return page,
+                Ok(Judged::Lost(reason)) => {
                     self.lost = Some(reason);
                     return None;
                 }

@@ -63,16 +63,6 @@ async fn committed(database: &TestDatabase) -> Vec<steadfast_testkit::history::C
     truth::parse(&database.psql(truth::POSTGRES).await)
 }
 
-fn check_acknowledged(
-    committed: &[steadfast_testkit::history::Committed],
-    acknowledged: &[Acknowledged],
-) {
-    let pairs = acknowledged
-        .iter()
-        .map(|ack| (ack.cursor, ack.keys.as_slice()));
-    truth::check_acknowledged(committed, pairs);
-}
-
 /// How many calls to commit publishes wait for a lock.
 async fn waiting(database: &TestDatabase) -> usize {
     let count = database
@@ -129,7 +119,7 @@ async fn lost_while_committing(request_ids: bool) {
         acknowledged.push(ack);
     }
     let committed = committed(&database).await;
-    check_acknowledged(&committed, &acknowledged);
+    truth::check_acknowledged(&committed, &acknowledged);
     assert_eq!(
         committed.len(),
         acknowledged.len(),
@@ -262,18 +252,13 @@ async fn publishes_through_a_network_that_is_cut_at_random() {
     let stubborn = stubborn.await;
     let written = writers.stop().await;
     let cuts = cutter.stop().await;
-    let (mut acknowledged, stubborn) = (written.acknowledged, stubborn.concat());
-    let count = acknowledged.len();
-    acknowledged.extend(stubborn);
+    let (count, _) = written.counts();
+    let mut calls = written.calls;
+    calls.extend(stubborn.concat().iter().map(Acknowledged::call));
     let committed = committed(&database).await;
-    println!(
-        "{cuts} cuts, {} committed, {} acknowledged, {} failed",
-        committed.len(),
-        acknowledged.len(),
-        written.failed
-    );
+    let answers = truth::check_answers(&committed, &calls);
+    println!("{cuts} cuts, {} committed, {answers}", committed.len());
     assert!(cuts > 10 && count > 10, "{cuts} cuts, {count} acknowledged");
-    check_acknowledged(&committed, &acknowledged);
     let last = committed.last().expect("some").revision;
     let endpoint = server.grpc_endpoint();
     let caught_up = watcher.catch_up(&endpoint, last).await;

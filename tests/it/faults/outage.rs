@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::fleet::{Answers, Caller, Registry, assert_same_answers, eventually, http_get};
 use crate::history::{
-    publishing::{Acknowledged, DEADLINE, change, publish, publish_all},
+    publishing::{DEADLINE, change, publish, publish_all},
     recording::{PATIENCE, Recorder},
     truth,
 };
@@ -221,8 +221,7 @@ async fn comes_and_goes(away: Away) {
 
     let committed = truth::parse(&scene.cluster.psql("outage", truth::POSTGRES).await);
     let acknowledged = before.iter().chain([&first]).chain(&after);
-    let pairs = acknowledged.map(|ack: &Acknowledged| (ack.cursor, ack.keys.as_slice()));
-    truth::check_acknowledged(&committed, pairs);
+    truth::check_acknowledged(&committed, acknowledged);
     let logs = [everything, filtered, late].map(|recorder| recorder.into_log(true));
     check(head.store_id, &committed, &logs).expect("nothing was lost, on any stream");
 }

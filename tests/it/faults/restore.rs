@@ -1,17 +1,19 @@
 //! A database that is replaced by an older copy of itself, and then written to beyond what every client had seen. Numbers alone
 //! would let a client go on as if nothing had happened.
 
-use steadfast_client::{Code, Cursor, Error, api::watch::v1::ResetReason};
+use steadfast_client::api::watch::v1::ResetReason;
 use steadfast_testkit::{
     ClusterOptions, PrivateCluster, Server, Signal, StopMode,
-    history::{Committed, Event, StartAt, WatcherLog, check},
+    history::{Committed, StartAt},
 };
-use steadfast_types::StoreId;
 use tokio::time::timeout;
 
-use super::fleet::{Answers, Caller, Registry, eventually};
+use super::{
+    fleet::{Answers, Caller, Registry, eventually},
+    returning::{Past, assert_changed, assert_sound, names, publish_when_back},
+};
 use crate::history::{
-    publishing::{Acknowledged, change, publish, publish_all},
+    publishing::publish_all,
     recording::{PATIENCE, Recorder},
     truth,
 };
@@ -22,39 +24,10 @@ struct Scene {
     cluster: PrivateCluster,
     registry: Registry,
     url: String,
-    /// What was published before the copy was made, and after it.
-    kept: Vec<Acknowledged>,
-    lost: Vec<Acknowledged>,
+    past: Past,
     copy: steadfast_testkit::postgres::DataCopy,
     /// The catalogue as it was when the copy was made.
     catalogue: Vec<Answers>,
-}
-
-/// A client that resumes: where from, and whether it wants an error instead of a reset.
-#[derive(Debug, Clone, Copy)]
-struct Client {
-    name: &'static str,
-    cursor: Cursor,
-    /// Its cursor is still a place in the restored history.
-    legitimate: bool,
-}
-
-async fn publish_when_back(caller: &Caller, key: &str) -> Acknowledged {
-    eventually("the database can be written to", async || {
-        let answer = publish(&caller.0, vec![change("app/a", key)], "").await;
-        match answer {
-            Ok((acknowledged, _)) => Some(acknowledged),
-            Err(error) => {
-                assert_eq!(error.code, Code::Unavailable, "{error}");
-                None
-            }
-        }
-    })
-    .await
-}
-
-fn names(prefix: &str, count: usize) -> impl Iterator<Item = String> {
-    (0..count).map(move |number| format!("{prefix}-{number}"))
 }
 
 // === impl Scene ===
@@ -93,8 +66,7 @@ impl Scene {
             cluster,
             registry,
             url,
-            kept,
-            lost,
+            past: Past { kept, lost },
             copy,
             catalogue,
         };
@@ -107,74 +79,13 @@ impl Scene {
         self.cluster.resume().await;
     }
 
-    fn clients(&self) -> [Client; 5] {
-        let client = |name, acknowledged: &Acknowledged, legitimate| Client {
-            name,
-            cursor: acknowledged.cursor,
-            legitimate,
-        };
-        let (kept, lost) = (&self.kept, &self.lost);
-        [
-            client("far below the copy", &kept[5], true),
-            client("at the copy", &kept[kept.len() - 1], true),
-            client("just above the copy", &lost[0], false),
-            client("above the copy", &lost[20], false),
-            client("at the lost head", &lost[lost.len() - 1], false),
-        ]
+    async fn assert_nobody_skips(&self, server: &Server) {
+        let committed = self.committed().await;
+        self.past.assert_nobody_skips(server, &committed).await;
     }
 
     async fn committed(&self) -> Vec<Committed> {
         truth::parse(&self.cluster.psql(DATABASE, truth::POSTGRES).await)
-    }
-
-    /// Writes beyond every cursor of the lost history.
-    async fn publish_past(&self, caller: &Caller) -> Acknowledged {
-        publish_when_back(caller, "new-first").await;
-        let highest = self.lost.last().expect("some").cursor.revision;
-        let new = publish_all(&caller.0, names("new", 80)).await;
-        let last = new.last().expect("some").clone();
-        assert!(last.cursor.revision > highest, "{last:?}");
-        last
-    }
-
-    /// Every client resumes, in both ways: it is told, or it misses nothing.
-    async fn assert_nobody_skips(&self, server: &Server) {
-        let endpoint = server.grpc_endpoint();
-        let committed = self.committed().await;
-        let last = committed.last().expect("some").revision;
-        let caller = Caller::to(server).await;
-        let head = caller.head().await.expect("is there").head.expect("is set");
-        let store_id: StoreId = head.store_id.parse().expect("a UUID");
-        for client in self.clients() {
-            let mut recorder = Recorder::new(client.name, StartAt::After(client.cursor));
-            if !client.legitimate {
-                let told = timeout(PATIENCE, async {
-                    recorder.open(&endpoint).await?.until_reset().await
-                });
-                let reason = told.await.expect("in time").expect("a reset is no error");
-                assert_eq!(reason, ResetReason::StoreChanged, "{client:?}");
-            }
-            recorder
-                .catch_up(&endpoint, last)
-                .await
-                .expect("a reset is no error");
-            assert_sound(recorder, store_id, &committed);
-
-            let mut strict = Recorder::new(client.name, StartAt::After(client.cursor)).or_fail();
-            let outcome = timeout(PATIENCE, async {
-                let mut stream = strict.open(&endpoint).await?;
-                if client.legitimate {
-                    return stream.until(last).await;
-                }
-                loop {
-                    stream.next().await?;
-                }
-            });
-            match outcome.await.expect("in time") {
-                Err(error) => assert_changed(&error),
-                Ok(()) => assert_sound(strict, store_id, &committed),
-            }
-        }
     }
 
     /// Memory shows what the database has now, not what it had.
@@ -196,57 +107,12 @@ impl Scene {
     }
 }
 
-fn assert_changed(error: &Error) {
-    let named = (error.code, error.reason.as_str());
-    assert_eq!(
-        named,
-        (Code::FailedPrecondition, "STORE_CHANGED"),
-        "{error}"
-    );
-}
-
-/// Judges what came after the last reset, before which nothing of the new history may have come, or everything if there was
-/// none.
-fn assert_sound(recorder: Recorder, store_id: StoreId, committed: &[Committed]) {
-    let reasons = recorder.resets().to_vec();
-    let mut log = recorder.into_log(true);
-    if !reasons.is_empty() {
-        assert!(
-            reasons
-                .iter()
-                .all(|reason| *reason == ResetReason::StoreChanged),
-            "{reasons:?}"
-        );
-        log = after_reset(log);
-    }
-    check(store_id, committed, &[log]).expect("nothing is skipped or repeated");
-}
-
-/// The same watcher, as if it had begun where its last reset put it.
-fn after_reset(log: WatcherLog) -> WatcherLog {
-    let is_reset = |event: &Event| matches!(event, Event::Reset { .. });
-    let at = log
-        .segments
-        .iter()
-        .rposition(|segment| segment.events.iter().any(is_reset));
-    let mut segments = log.segments[at.expect("there was a reset")..].to_vec();
-    let events = &mut segments[0].events;
-    let last = events.iter().rposition(is_reset).expect("it is here");
-    let Event::Reset { head } = events[last] else {
-        unreachable!("it was found as one");
-    };
-    events.drain(..last);
-    events[0] = Event::Opened { head };
-    segments[0].start = StartAt::After(head);
-    WatcherLog { segments, ..log }
-}
-
 #[tokio::test]
 async fn while_the_server_keeps_running() {
     let (scene, server) = Scene::set().await;
     let endpoint = server.grpc_endpoint();
     let caller = Caller::to(&server).await;
-    let seen = scene.lost.last().expect("some").cursor;
+    let seen = scene.past.lost.last().expect("some").cursor;
     let mut live = Recorder::new("live", StartAt::Earliest);
     let mut strict = Recorder::new("live and strict", StartAt::After(seen)).or_fail();
     let mut live_stream = live.open(&endpoint).await.expect("opens");
@@ -255,7 +121,7 @@ async fn while_the_server_keeps_running() {
     strict_stream.next().await.expect("opens");
 
     scene.restore().await;
-    let last = scene.publish_past(&caller).await;
+    let last = scene.past.publish_past(&caller).await;
     let reason = timeout(PATIENCE, live_stream.until_reset()).await;
     let reason = reason.expect("in time").expect("a reset is no error");
     assert_eq!(reason, ResetReason::StoreChanged);
@@ -295,7 +161,7 @@ async fn with_a_restart_in_between() {
     let caller = Caller::to(&server).await;
     // Before anything is written, the cursors of the lost history are above the head.
     scene.assert_nobody_skips(&server).await;
-    scene.publish_past(&caller).await;
+    scene.past.publish_past(&caller).await;
     scene.assert_nobody_skips(&server).await;
     scene.assert_catalogue_went_back(&server).await;
 }
@@ -305,7 +171,7 @@ async fn while_a_replica_is_frozen() {
     let (scene, mut server) = Scene::set().await;
     let builder = scene.registry.server().database_url(&scene.url);
     let sleeper = builder.start().await;
-    let seen = scene.lost.last().expect("some").cursor;
+    let seen = scene.past.lost.last().expect("some").cursor;
     let mut live = Recorder::new("on the sleeper", StartAt::After(seen));
     let mut stream = live.open(&sleeper.grpc_endpoint()).await.expect("opens");
     stream.next().await.expect("opens");
@@ -315,10 +181,10 @@ async fn while_a_replica_is_frozen() {
     // The new server has nothing to compare with, and goes on under the old identity.
     let fresh = builder.start().await;
     let caller = Caller::to(&fresh).await;
-    let legitimate = scene.kept[5].cursor;
+    let legitimate = scene.past.kept[5].cursor;
     let mut follower = Recorder::new("on the fresh one", StartAt::After(legitimate));
     let mut followed = follower.open(&fresh.grpc_endpoint()).await.expect("opens");
-    let last = scene.publish_past(&caller).await;
+    let last = scene.past.publish_past(&caller).await;
     followed.until(last.cursor.revision).await.expect("reads");
 
     sleeper.signal(Signal::SIGCONT);

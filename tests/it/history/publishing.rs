@@ -1,4 +1,4 @@
-//! Writers, each of which publishes one call after the other and remembers what was acknowledged.
+//! Writers, each of which publishes one call after the other and remembers how each was answered.
 
 use std::{
     sync::{
@@ -14,6 +14,7 @@ use steadfast_client::{
     api::watch::v1::{Op, PublishRequest, publish_request::Change},
     connect, cursor_from_api,
 };
+use steadfast_testkit::history::{Answer, Call, Key, key};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
@@ -31,14 +32,33 @@ pub(crate) struct Acknowledged {
     /// What the answer said.
     pub(crate) cursor: Cursor,
     /// What was published, each as `topic:key`.
-    pub(crate) keys: Vec<String>,
+    pub(crate) keys: Vec<Key>,
 }
 
-/// What became of all calls of a writer.
+/// What became of all calls of all writers.
 #[derive(Debug, Default)]
 pub(crate) struct Written {
-    pub(crate) acknowledged: Vec<Acknowledged>,
-    pub(crate) failed: usize,
+    pub(crate) calls: Vec<Call>,
+}
+
+/// How writers go about it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Manners {
+    /// How long a call may take.
+    pub(crate) deadline: Duration,
+    /// The longest pause between two calls.
+    pub(crate) pause: Duration,
+    /// Makes a call with a request id again, until it is answered.
+    pub(crate) insists: bool,
+}
+
+impl Manners {
+    /// One call after the other, and on to the next when one fails.
+    pub(crate) const PLAIN: Self = Self {
+        deadline: DEADLINE,
+        pause: Duration::ZERO,
+        insists: false,
+    };
 }
 
 /// Writers at work.
@@ -65,10 +85,7 @@ pub(crate) async fn publish(
     changes: Vec<Change>,
     request_id: &str,
 ) -> Result<(Acknowledged, bool), Error> {
-    let keys = changes
-        .iter()
-        .map(|change| format!("{}:{}", change.topic, change.key))
-        .collect();
+    let keys = keys_of(&changes);
     let request = PublishRequest {
         changes,
         request_id: request_id.to_owned(),
@@ -79,6 +96,11 @@ pub(crate) async fn publish(
         .await?;
     let cursor = cursor_from_api(answer.cursor)?;
     Ok((Acknowledged { cursor, keys }, answer.replayed))
+}
+
+fn keys_of(changes: &[Change]) -> Vec<Key> {
+    let name = |change: &Change| key(&format!("{}:{}", change.topic, change.key));
+    changes.iter().map(name).collect()
 }
 
 /// Publishes single keys one after the other, all of which must be acknowledged.
@@ -112,26 +134,65 @@ pub(crate) async fn publish_stubbornly(endpoints: &Endpoints, key: String) -> Ac
     }
 }
 
+// === impl Acknowledged ===
+
+impl Acknowledged {
+    /// For the judge, when nothing else is known of the call.
+    pub(crate) fn call(&self) -> Call {
+        Call {
+            keys: self.keys.clone(),
+            request_id: None,
+            answer: Answer::Acknowledged {
+                cursor: self.cursor,
+                replayed: false,
+            },
+        }
+    }
+}
+
+// === impl Written ===
+
+impl Written {
+    /// Calls that were acknowledged, and that were not.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        let acknowledged = |call: &&Call| matches!(call.answer, Answer::Acknowledged { .. });
+        let acknowledged = self.calls.iter().filter(acknowledged).count();
+        (acknowledged, self.calls.len() - acknowledged)
+    }
+}
+
 // === impl Writers ===
 
 impl Writers {
-    /// Starts so many writers, spread over the servers. After a failed call a writer goes on with its next one. No two writers of
-    /// different seeds use the same keys.
+    /// Starts so many writers, spread over the servers. No two writers of different seeds use the same keys.
     pub(crate) fn start(count: usize, seed: u64, endpoints: &Endpoints) -> Self {
+        Self::start_with(count, seed, endpoints, Manners::PLAIN)
+    }
+
+    /// The same with other manners.
+    pub(crate) fn start_with(
+        count: usize,
+        seed: u64,
+        endpoints: &Endpoints,
+        manners: Manners,
+    ) -> Self {
         let mut writers = Self {
             stop: Arc::default(),
             count: Arc::default(),
             tasks: Vec::new(),
         };
         for number in 0..count {
-            let writer = write(
-                format!("{seed:x}.{number}"),
-                StdRng::seed_from_u64(seed.wrapping_add(number as u64)),
-                endpoints.clone(),
-                Arc::clone(&writers.stop),
-                Arc::clone(&writers.count),
-            );
-            writers.tasks.push(tokio::spawn(writer));
+            let writer = Writer {
+                name: format!("{seed:x}.{number}"),
+                random: StdRng::seed_from_u64(seed.wrapping_add(number as u64)),
+                endpoints: endpoints.clone(),
+                manners,
+                stop: Arc::clone(&writers.stop),
+                count: Arc::clone(&writers.count),
+                connection: None,
+                written: Written::default(),
+            };
+            writers.tasks.push(tokio::spawn(writer.write()));
         }
         writers
     }
@@ -147,56 +208,87 @@ impl Writers {
         let mut all = Written::default();
         for task in self.tasks {
             let written = task.await.expect("a writer does not panic");
-            all.acknowledged.extend(written.acknowledged);
-            all.failed += written.failed;
+            all.calls.extend(written.calls);
         }
         all
     }
 }
 
-async fn write(
+struct Writer {
     name: String,
-    mut random: StdRng,
+    random: StdRng,
     endpoints: Endpoints,
+    manners: Manners,
     stop: Arc<AtomicBool>,
     count: Arc<AtomicU64>,
-) -> Written {
-    let mut written = Written::default();
-    let mut connection = None;
-    let mut call = 0_u32;
-    while !stop.load(Ordering::Relaxed) {
-        let server = match &connection {
-            Some(connection) => connection,
-            None => {
-                let endpoint = endpoints.any(&mut random);
-                match connect(&endpoint, DEADLINE).await {
-                    Ok(new) => connection.insert(new),
-                    Err(_) => {
-                        tokio::time::sleep(Duration::from_millis(20)).await;
-                        continue;
-                    }
+    connection: Option<Connection>,
+    written: Written,
+}
+
+// === impl Writer ===
+
+impl Writer {
+    async fn write(mut self) -> Written {
+        let mut call = 0_u32;
+        while !self.is_stopped() {
+            call += 1;
+            let changes = changes(&self.name, call, &mut self.random);
+            let request_id = match call % 2 {
+                0 => String::new(),
+                _ => Uuid::new_v4().to_string(),
+            };
+            let insists = self.manners.insists && !request_id.is_empty();
+            while !self.publish(&changes, &request_id).await && insists && !self.is_stopped() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            let pause = self.manners.pause.mul_f64(self.random.random());
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
+        }
+        self.written
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Makes a call on the connection there is, or else on a new one, and notes what came of it. True if it was acknowledged.
+    async fn publish(&mut self, changes: &[Change], request_id: &str) -> bool {
+        let connection = loop {
+            if let Some(connection) = &self.connection {
+                break connection;
+            }
+            let endpoint = self.endpoints.any(&mut self.random);
+            self.connection = connect(&endpoint, self.manners.deadline).await.ok();
+            if self.connection.is_none() {
+                if self.is_stopped() {
+                    return false;
                 }
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        call += 1;
-        let changes = changes(&name, call, &mut random);
-        let request_id = match call % 2 {
-            0 => String::new(),
-            _ => Uuid::new_v4().to_string(),
-        };
-        match publish(server, changes, &request_id).await {
-            Ok((acknowledged, _)) => {
-                written.acknowledged.push(acknowledged);
-                count.fetch_add(1, Ordering::Relaxed);
+        let answer = match publish(connection, changes.to_vec(), request_id).await {
+            Ok((Acknowledged { cursor, .. }, replayed)) => {
+                self.count.fetch_add(1, Ordering::Relaxed);
+                Answer::Acknowledged { cursor, replayed }
             }
             Err(error) => {
                 assert!(error.is_transient(), "nothing is wrong with it: {error}");
-                written.failed += 1;
-                connection = None;
+                self.connection = None;
+                match error.metadata.get("outcome").map(String::as_str) {
+                    Some("not_written") => Answer::Refused,
+                    _ => Answer::Unknown,
+                }
             }
-        }
+        };
+        self.written.calls.push(Call {
+            keys: keys_of(changes),
+            request_id: (!request_id.is_empty()).then(|| request_id.to_owned()),
+            answer,
+        });
+        matches!(answer, Answer::Acknowledged { .. })
     }
-    written
 }
 
 /// Mostly a few changes; now and then a revision that is larger than one message of the stream.

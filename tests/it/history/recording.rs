@@ -10,13 +10,15 @@ use steadfast_client::{
     },
     cursor_from_api, cursor_to_api,
 };
-use steadfast_testkit::history::{Event, Segment, StartAt, WatcherLog};
+use steadfast_testkit::history::{Event, Segment, StartAt, WatcherLog, key};
 use steadfast_types::Revision;
 use tokio::time::timeout;
 use tonic::{
     Streaming,
     transport::{Channel, Endpoint},
 };
+
+use super::duration;
 
 /// How long a watcher waits for what must come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -113,13 +115,14 @@ impl Recorder {
         })
     }
 
-    /// Connects and reads until the cursor is at the revision, then dies.
+    /// Connects and reads until the cursor is at the revision, then dies. It may be a long way in a long run.
     pub(crate) async fn catch_up(&mut self, endpoint: &str, to: Revision) -> Result<(), Error> {
         let name = self.log.name.clone();
+        let patience = duration(PATIENCE, 10 * PATIENCE);
         let caught_up = async { self.open(endpoint).await?.until(to).await };
-        timeout(PATIENCE, caught_up)
+        timeout(patience, caught_up)
             .await
-            .unwrap_or_else(|_| panic!("{name} did not reach revision {to} in {PATIENCE:?}"))
+            .unwrap_or_else(|_| panic!("{name} did not reach revision {to} in {patience:?}"))
     }
 
     async fn call(
@@ -167,7 +170,7 @@ impl Recorder {
                 }
                 let named = |change: &steadfast_client::api::watch::v1::Change| {
                     let name = format!("{}:{}", change.topic, change.key);
-                    (Revision(change.revision), name)
+                    (Revision(change.revision), key(&name))
                 };
                 Event::Batch {
                     changes: batch.changes.iter().map(named).collect(),

@@ -1,14 +1,15 @@
 //! What was committed, as the database tells it to somebody else than the product.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    path::Path,
-};
+use std::path::Path;
 
-use steadfast_client::Cursor;
-use steadfast_testkit::{CommandOutput, history::Committed};
+use steadfast_testkit::{
+    CommandOutput,
+    history::{Call, CallSummary, Committed, check_calls, key},
+};
 use steadfast_types::{Mark, Revision};
 use tokio::process::Command;
+
+use super::publishing::Acknowledged;
 
 /// Prints `revision|mark|[[topic, key], …]` of each revision, in order.
 pub(crate) const POSTGRES: &str = "\
@@ -48,7 +49,7 @@ fn parse_row(row: &str) -> Committed {
         let names: Vec<(String, String)> = serde_json::from_str(parts.next()?).ok()?;
         let keys = names
             .into_iter()
-            .map(|(topic, key)| format!("{topic}:{key}"));
+            .map(|(topic, name)| key(&format!("{topic}:{name}")));
         Some(Committed {
             revision,
             mark,
@@ -58,42 +59,29 @@ fn parse_row(row: &str) -> Committed {
     read().unwrap_or_else(|| panic!("not a row of the log: {row}"))
 }
 
-/// Compares what was acknowledged with what was committed: each acknowledged publish is at its revision with its mark and all
-/// of its keys, and no key of any publish, acknowledged or not, was committed twice.
+/// Compares what callers were answered with what was committed: each acknowledged publish is at its revision with its mark and all
+/// of its keys, what was refused is not there, and no key of any publish was committed twice.
+pub(crate) fn check_answers(committed: &[Committed], calls: &[Call]) -> CallSummary {
+    check_calls(committed, calls).unwrap_or_else(|defects| {
+        let shown: Vec<_> = defects.iter().take(20).collect();
+        panic!("{} answers are belied: {shown:#?}", defects.len());
+    })
+}
+
+/// The same where all that is known are acknowledgements.
 pub(crate) fn check_acknowledged<'a>(
     committed: &[Committed],
-    acknowledged: impl IntoIterator<Item = (Cursor, &'a [String])>,
+    acknowledged: impl IntoIterator<Item = &'a Acknowledged>,
 ) {
-    let by_revision: BTreeMap<Revision, &Committed> = committed
-        .iter()
-        .map(|entry| (entry.revision, entry))
-        .collect();
-    let mut seen: HashMap<&str, Revision> = HashMap::new();
-    for entry in committed {
-        for key in &entry.keys {
-            if let Some(before) = seen.insert(key, entry.revision) {
-                panic!("{key} was committed at {before} and at {}", entry.revision);
-            }
-        }
-    }
-    for (cursor, keys) in acknowledged {
-        let entry = by_revision.get(&cursor.revision);
-        let entry = entry.unwrap_or_else(|| {
-            panic!("{cursor} was acknowledged with {keys:?} and is not in the log")
-        });
-        assert_eq!(
-            (entry.mark, entry.keys.as_slice()),
-            (cursor.mark, keys),
-            "at {cursor}"
-        );
-    }
+    let calls: Vec<Call> = acknowledged.into_iter().map(Acknowledged::call).collect();
+    check_answers(committed, &calls);
 }
 
 /// The keys of a log, as one value for comparing in messages.
 pub(crate) fn keys(committed: &[Committed]) -> Vec<&str> {
     committed
         .iter()
-        .flat_map(|entry| entry.keys.iter().map(String::as_str))
+        .flat_map(|entry| entry.keys.iter().map(AsRef::as_ref))
         .collect()
 }
 
@@ -101,7 +89,7 @@ pub(crate) fn keys(committed: &[Committed]) -> Vec<&str> {
 fn rows_are_read() {
     let rows = "1|-1|[[\"app/a\", \"x|y\"], [\"app/b\", \"z\"]]\n2|5|[]";
     let read = parse(rows);
-    assert_eq!(read[0].keys, ["app/a:x|y", "app/b:z"]);
+    assert_eq!(keys(&read), ["app/a:x|y", "app/b:z"]);
     assert_eq!(read[0].mark, Mark(u64::MAX));
     assert_eq!((read[1].revision, keys(&read).len()), (Revision(2), 2));
 }

@@ -1,6 +1,7 @@
 //! Watchers that connect, die and resume at random, until the end is reached.
 
 use std::{
+    ops::Range,
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
@@ -13,7 +14,7 @@ use steadfast_testkit::history::{StartAt, WatcherLog};
 use steadfast_types::Revision;
 use tokio::{
     task::JoinHandle,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::recording::Recorder;
@@ -33,6 +34,23 @@ const FILTERS: &[&[(&str, &str)]] = &[
 /// The servers at the moment; shared by those who connect.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Endpoints(Arc<RwLock<Vec<String>>>);
+
+/// How watchers live.
+#[derive(Debug, Clone)]
+pub(crate) struct Lives {
+    /// How long a connection lasts, in milliseconds.
+    pub(crate) life_ms: Range<u64>,
+    /// After so long without a message a connection counts as half-open; progress comes each second.
+    pub(crate) silence: Duration,
+}
+
+impl Lives {
+    /// Short, so that most of what happens is resuming.
+    pub(crate) const SHORT: Self = Self {
+        life_ms: 5..1_500,
+        silence: Duration::from_secs(30),
+    };
+}
 
 /// Watchers at work.
 #[derive(Debug)]
@@ -65,6 +83,16 @@ impl Endpoints {
 impl Watchers {
     /// Starts so many. Every fourth is slow; every third begins with the oldest revision, the others now.
     pub(crate) fn start(count: usize, seed: u64, endpoints: &Endpoints) -> Self {
+        Self::start_with(count, seed, endpoints, &Lives::SHORT)
+    }
+
+    /// The same with other lives.
+    pub(crate) fn start_with(
+        count: usize,
+        seed: u64,
+        endpoints: &Endpoints,
+        lives: &Lives,
+    ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let watch_one = |number: usize| {
             let start = if number.is_multiple_of(3) {
@@ -79,6 +107,7 @@ impl Watchers {
                 Recorder::new(name, start).filtered(filters),
                 StdRng::seed_from_u64(seed.wrapping_add(1_000 + number as u64)),
                 slow,
+                lives.clone(),
                 endpoints.clone(),
                 Arc::clone(&stop),
             ))
@@ -118,18 +147,24 @@ async fn watch(
     mut recorder: Recorder,
     mut random: StdRng,
     slow: bool,
+    lives: Lives,
     endpoints: Endpoints,
     stop: Arc<AtomicBool>,
 ) -> Recorder {
     while !stop.load(Ordering::Relaxed) {
         let endpoint = endpoints.any(&mut random);
-        let Ok(mut stream) = recorder.open(&endpoint).await else {
-            // That server was killed; another one is there, or will be.
+        let Ok(Ok(mut stream)) = timeout(lives.silence, recorder.open(&endpoint)).await else {
+            // That server was killed, or is not heard of; another one is there, or will be.
             sleep(Duration::from_millis(20)).await;
             continue;
         };
-        let death = Instant::now() + Duration::from_millis(random.random_range(5..1_500));
-        while let Ok(Ok(())) = timeout_at(death, stream.next()).await {
+        let death =
+            Instant::now() + Duration::from_millis(random.random_range(lives.life_ms.clone()));
+        while let Ok(Ok(Ok(()))) = timeout_at(death, timeout(lives.silence, stream.next())).await {
+            if stop.load(Ordering::Relaxed) {
+                drop(stream);
+                return recorder;
+            }
             if slow {
                 sleep(Duration::from_millis(random.random_range(2..25))).await;
             }

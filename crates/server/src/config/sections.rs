@@ -80,6 +80,8 @@ pub struct Watch {
     pub poll_interval: Duration,
     /// Announcements within this time become one.
     pub notify_coalesce: Duration,
+    /// How often the connection that listens is tested.
+    pub listen_test_interval: Duration,
     /// How often a quiet stream is told how far it is.
     pub progress_interval: Duration,
     /// The log keeps what is younger than this ...
@@ -259,6 +261,8 @@ impl Watch {
             ring_revisions: reader.integer("watch.ring_revisions", 256..=16 * MIB),
             poll_interval: reader.milliseconds("watch.poll_interval_ms", 10..=MINUTE_MS),
             notify_coalesce: reader.milliseconds("watch.notify_coalesce_ms", 0..=1_000),
+            listen_test_interval: reader
+                .milliseconds("watch.listen_test_interval_ms", 1_000..=HOUR_MS),
             progress_interval: reader
                 .milliseconds("watch.progress_interval_ms", 1_000..=10 * MINUTE_MS),
             retention: reader.hours("watch.retention_hours", 1..=8_760),

@@ -220,7 +220,8 @@ pub(crate) fn of_store(error: &store::Error) -> Problem {
         | E::InUse { .. }
         | E::Folder { .. }
         | E::UnknownScheme
-        | E::InvalidUrl => {
+        | E::InvalidUrl
+        | E::StatementPooling => {
             tracing::error!(error = error as &dyn std::error::Error, "a call failed");
             Problem::new(
                 Code::Internal,

@@ -9,6 +9,7 @@
 //! read-only connections beside it (write-ahead logging lets them).
 
 mod open;
+mod session;
 pub(crate) mod sql;
 mod statement;
 #[cfg(test)]
@@ -19,7 +20,8 @@ use std::{future::Future, io, time::Duration};
 
 use sqlx::{Executor as _, Sqlite, SqlitePool, Transaction};
 
-pub(crate) use open::open;
+pub(crate) use open::{Listening, open};
+use session::Isolation;
 pub(crate) use sql::{Sql, statements};
 pub(crate) use statement::Statement;
 use warm::Borrowed;
@@ -118,8 +120,7 @@ impl Db {
                 faults,
             } => {
                 let passage = Passage::new(faults);
-                let statement = "BEGIN ISOLATION LEVEL READ COMMITTED";
-                begin(connections, *silence, statement, passage).await?
+                begin(connections, *silence, Isolation::Statement, passage).await?
             }
             Self::Sqlite { writer, faults, .. } => Tx::Sqlite(
                 writer
@@ -139,8 +140,8 @@ impl Db {
                 silence,
                 faults,
             } => {
-                let snapshot = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-                begin(connections, *silence, snapshot, Passage::new(faults)).await?
+                let passage = Passage::new(faults);
+                begin(connections, *silence, Isolation::Snapshot, passage).await?
             }
             Self::Sqlite {
                 readers, faults, ..
@@ -223,14 +224,14 @@ impl Tx {
 async fn begin(
     connections: &Connections,
     silence: Duration,
-    statement: &'static str,
+    isolation: Isolation,
     passage: Passage,
 ) -> Result<Tx, Error> {
     let mut connection = connections
         .acquire(silence)
         .await
         .map_err(Error::before_commit)?;
-    answer(silence, connection.execute(statement))
+    begin_on(&mut connection, silence, isolation)
         .await
         .map_err(Error::before_commit)?;
     Ok(Tx::Postgres {
@@ -238,6 +239,16 @@ async fn begin(
         silence,
         passage,
     })
+}
+
+async fn begin_on(
+    connection: &mut Borrowed,
+    silence: Duration,
+    isolation: Isolation,
+) -> Result<(), sqlx::Error> {
+    let begin = connection.session().begin(isolation);
+    let begin = sqlx::raw_sql(sqlx::AssertSqlSafe(begin));
+    answer(silence, connection.execute(begin)).await.map(drop)
 }
 
 /// Ends a transaction on PostgreSQL and gives its connection back.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use sqlx::{
-    Connection as _, Executor as _,
+    Connection as _, Executor as _, PgPool,
     pool::PoolOptions,
     postgres::{PgConnectOptions, PgConnection, PgPoolOptions},
     sqlite::{
@@ -20,7 +20,11 @@ use sqlx::{
 use steadfast_types::Backoff;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::{Connections, Db, warm::SUSPICIOUS};
+use super::{
+    Connections, Db,
+    session::{self, Session},
+    warm::SUSPICIOUS,
+};
 use crate::{Error, Options, fault::Faults};
 
 /// How many read-only connections SQLite gets: reads there are rare, as lookups are answered from memory.
@@ -66,31 +70,56 @@ fn faults(_: &Options) -> Faults {
 async fn postgres(options: &Options) -> Result<Db, Error> {
     let connect = PgConnectOptions::from_str(&options.url)
         .map_err(|_| Error::InvalidUrl)?
-        .application_name("steadfast");
-    reach(&connect, options.connect_timeout).await?;
-    // Set after connecting rather than as start-up parameters, which connection poolers refuse. Every statement reads a few rows
-    // by an index or a whole small table; plans outlive the size of the tables that they were made for, and compiling one, as
-    // the server would for its wrong guess of what a page costs, takes a thousand times longer than running it.
-    let session = format!(
-        "SET idle_in_transaction_session_timeout = {}; SET lock_timeout = {}; \
-         SET statement_timeout = {}; SET tcp_user_timeout = {}; \
-         SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; \
-         SET default_transaction_isolation = 'read committed'; SET plan_cache_mode = auto; \
-         SET jit = off; SET enable_seqscan = off",
-        options.idle_in_transaction_timeout.as_millis(),
-        options.lock_timeout.as_millis(),
-        options.statement_timeout.as_millis(),
-        options.idle_in_transaction_timeout.as_millis().max(1_000) * 5,
+        .application_name("steadfast")
+        // A start-up parameter that poolers refuse, and of which binary values take no notice.
+        .extra_float_digits(None);
+    let first = reach(&connect, options.connect_timeout).await?;
+    let is_pooled = session::is_pooled(&connect, first, options.connect_timeout).await?;
+    if is_pooled {
+        tracing::warn!(
+            "the database is reached through a pooler in transaction mode: each statement takes a transaction of its own, which is \
+             slower; name PostgreSQL itself in the database URL if it can be reached"
+        );
+    }
+    let session = Session::new(options, is_pooled);
+    // One connection is for listening.
+    let pool = pool_of(
+        &connect,
+        &session,
+        options,
+        options.max_connections.max(2) - 1,
     );
-    let pool = limits::<sqlx::Postgres>(PgPoolOptions::new(), options)
-        .max_connections(options.max_connections)
+    let listening = Listening {
+        connect,
+        session: session.clone(),
+        options: options.clone(),
+    };
+    Ok(Db::Postgres {
+        connections: Connections::new(pool, session, listening),
+        silence: options.statement_timeout + SILENCE,
+        faults: faults(options),
+    })
+}
+
+fn pool_of(
+    connect: &PgConnectOptions,
+    session: &Session,
+    options: &Options,
+    connections: u32,
+) -> PgPool {
+    let opening = session.opening();
+    limits::<sqlx::Postgres>(PgPoolOptions::new(), options)
+        .max_connections(connections)
         .after_connect(move |connection, _| {
-            let session = session.clone();
+            let opening = opening.clone();
             Box::pin(async move {
-                connection
-                    .execute(sqlx::raw_sql(sqlx::AssertSqlSafe(session)))
-                    .await
-                    .map(drop)
+                match opening {
+                    Some(opening) => {
+                        let opening = sqlx::raw_sql(sqlx::AssertSqlSafe(opening));
+                        connection.execute(opening).await.map(drop)
+                    }
+                    None => Ok(()),
+                }
             })
         })
         .before_acquire(|connection, meta| {
@@ -101,21 +130,39 @@ async fn postgres(options: &Options) -> Result<Db, Error> {
                 Ok(true)
             })
         })
-        .connect_lazy_with(connect);
-    Ok(Db::Postgres {
-        connections: Connections::new(pool),
-        silence: options.statement_timeout + SILENCE,
-        faults: faults(options),
-    })
+        .connect_lazy_with(connect.clone())
+}
+
+/// What a connection is opened with that listens. It is none of the pool's: when its other end vanishes, the driver waits for an
+/// answer of it before it would give it back.
+#[derive(Debug, Clone)]
+pub(crate) struct Listening {
+    connect: PgConnectOptions,
+    session: Session,
+    options: Options,
+}
+
+// === impl Listening ===
+
+impl Listening {
+    /// Whether its session would be shared with strangers, and nothing be heard.
+    pub(crate) fn is_pooled(&self) -> bool {
+        self.session.is_pooled()
+    }
+
+    /// A pool of one.
+    pub(crate) fn pool(&self) -> PgPool {
+        pool_of(&self.connect, &self.session, &self.options, 1)
+    }
 }
 
 /// Connects once, as patiently as the pool would. The pool would only say that time ran out; this says why.
-async fn reach(connect: &PgConnectOptions, patience: Duration) -> Result<(), Error> {
+async fn reach(connect: &PgConnectOptions, patience: Duration) -> Result<PgConnection, Error> {
     let until = Instant::now() + patience;
     let mut waits = Backoff::RECONNECT.waits();
     loop {
         let error = match timeout_at(until, PgConnection::connect_with(connect)).await {
-            Ok(Ok(connection)) => return connection.close().await.map_err(Error::before_commit),
+            Ok(Ok(connection)) => return Ok(connection),
             Ok(Err(error)) => error,
             Err(_) => sqlx::Error::Io(io::ErrorKind::TimedOut.into()),
         };
@@ -130,7 +177,8 @@ async fn reach(connect: &PgConnectOptions, patience: Duration) -> Result<(), Err
 /// Whether the server may be starting, rather than refuse.
 fn may_come_up(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Io(_) => true,
+        // The latter of what is between here and the server, and closes connections while the server is away.
+        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => true,
         // "The database system is starting up."
         sqlx::Error::Database(error) => error.code().is_some_and(|code| code == "57P03"),
         _ => false,

@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use sqlx::{
-    Arguments, Encode, FromRow, PgConnection, Postgres, Sqlite, SqliteConnection, SqlitePool, Type,
+    Arguments, Encode, FromRow, Postgres, Sqlite, SqliteConnection, SqlitePool, Type,
     error::BoxDynError,
     postgres::{PgArguments, PgRow},
     sqlite::{SqliteArguments, SqliteRow},
 };
 
-use super::{Connections, Sql, answer};
+use super::{Connections, Isolation, Sql, answer, begin_on, end, warm::Borrowed};
 use crate::{
     Error,
     fault::{Faults, Point},
@@ -50,7 +50,7 @@ pub(crate) struct Statement<'c> {
 
 enum Target<'c> {
     PostgresPool(&'c Connections, Duration, PgArguments),
-    Postgres(&'c mut PgConnection, Duration, PgArguments),
+    Postgres(&'c mut Borrowed, Duration, PgArguments),
     SqlitePool(&'c SqlitePool, SqliteArguments),
     Sqlite(&'c mut SqliteConnection, SqliteArguments),
 }
@@ -76,18 +76,31 @@ macro_rules! on_target {
         let outcome = match target {
             Target::PostgresPool(pool, silence, arguments) => match pool.acquire(silence).await {
                 Ok(mut connection) => {
+                    let is_pooled = connection.session().is_pooled();
                     let query = $query!(Postgres, sql.for_postgres(), arguments);
-                    let outcome = answer(silence, query.$method(&mut *connection)).await;
-                    if !matches!(outcome, Err(sqlx::Error::Io(_))) {
-                        connection.give_back();
+                    let query = query.persistent(!is_pooled);
+                    if is_pooled {
+                        // Rare, and large: every statement would carry it along.
+                        let in_transaction = Box::pin(async {
+                            begin_on(&mut connection, silence, Isolation::Statement).await?;
+                            let outcome = answer(silence, query.$method(&mut *connection)).await;
+                            end_alone(connection, silence, outcome).await
+                        });
+                        in_transaction.await.map(Into::into)
+                    } else {
+                        let outcome = answer(silence, query.$method(&mut *connection)).await;
+                        if !matches!(outcome, Err(sqlx::Error::Io(_))) {
+                            connection.give_back();
+                        }
+                        outcome.map(Into::into)
                     }
-                    outcome.map(Into::into)
                 }
                 Err(error) => Err(error),
             },
             Target::Postgres(connection, silence, arguments) => {
                 let query = $query!(Postgres, sql.for_postgres(), arguments);
-                answer(silence, query.$method(connection))
+                let query = query.persistent(!connection.session().is_pooled());
+                answer(silence, query.$method(&mut **connection))
                     .await
                     .map(Into::into)
             }
@@ -138,7 +151,7 @@ impl<'c> Statement<'c> {
 
     pub(super) fn postgres(
         sql: &'static Sql,
-        connection: &'c mut PgConnection,
+        connection: &'c mut Borrowed,
         silence: Duration,
         faults: Faults,
     ) -> Self {
@@ -243,6 +256,24 @@ impl From<sqlx::postgres::PgQueryResult> for Written {
 impl From<sqlx::sqlite::SqliteQueryResult> for Written {
     fn from(result: sqlx::sqlite::SqliteQueryResult) -> Self {
         Self(result.rows_affected())
+    }
+}
+
+/// Ends the transaction of a statement that is alone in it. If its commit is not answered, nobody knows what became of it.
+async fn end_alone<T>(
+    connection: Borrowed,
+    silence: Duration,
+    outcome: Result<T, sqlx::Error>,
+) -> Result<T, sqlx::Error> {
+    match outcome {
+        Ok(value) => end(connection, silence, "COMMIT").await.map(|()| value),
+        // Nobody waits for a server that is silent already; the connection is closed.
+        Err(error @ sqlx::Error::Io(_)) => Err(error),
+        Err(error) => {
+            // If this fails as well the connection is closed, which is as good.
+            drop(end(connection, silence, "ROLLBACK").await);
+            Err(error)
+        }
     }
 }
 

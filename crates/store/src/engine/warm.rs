@@ -13,7 +13,7 @@ use std::{
 
 use sqlx::{Connection as _, PgConnection, PgPool, Postgres, pool::PoolConnection};
 
-use super::answer;
+use super::{Listening, answer, session::Session};
 
 /// As many as are busy at once in a server that is not under load.
 const WARM: usize = 4;
@@ -29,6 +29,8 @@ pub(super) const SUSPICIOUS: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub(crate) struct Connections {
     pool: PgPool,
+    session: Arc<Session>,
+    listening: Arc<Listening>,
     shelf: Arc<Shelf>,
 }
 
@@ -57,9 +59,11 @@ pub(crate) struct Borrowed {
 // === impl Connections ===
 
 impl Connections {
-    pub(super) fn new(pool: PgPool) -> Self {
+    pub(super) fn new(pool: PgPool, session: Session, listening: Listening) -> Self {
         Self {
             pool,
+            session: Arc::new(session),
+            listening: Arc::new(listening),
             shelf: Arc::new(Shelf(Mutex::new(Some(Vec::with_capacity(WARM))))),
         }
     }
@@ -67,6 +71,16 @@ impl Connections {
     /// The pool itself.
     pub(crate) fn pool(&self) -> &PgPool {
         &self.pool
+    }
+
+    /// Whether sessions are shared with strangers.
+    pub(crate) fn is_pooled(&self) -> bool {
+        self.session.is_pooled()
+    }
+
+    /// What a connection is opened with that listens.
+    pub(crate) fn listening(&self) -> &Listening {
+        &self.listening
     }
 
     /// How many are here rather than in the pool.
@@ -142,6 +156,11 @@ impl Drop for Shelf {
 // === impl Borrowed ===
 
 impl Borrowed {
+    /// What it is set to.
+    pub(super) fn session(&self) -> &Session {
+        &self.home.session
+    }
+
     /// Says that nothing is under way on it.
     pub(super) fn give_back(mut self) {
         if let Some(connection) = self.connection.take() {

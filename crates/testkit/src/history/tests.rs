@@ -1,3 +1,4 @@
+use steadfast_types::Mark;
 use uuid::Uuid;
 
 use super::*;
@@ -23,8 +24,8 @@ fn committed() -> Vec<Committed> {
             revision: Revision(revision),
             mark: cursor(revision).mark,
             keys: match revision {
-                3 => vec!["a/1".to_owned(), "b/1".to_owned(), "a/2".to_owned()],
-                _ => vec![format!("a/{revision}")],
+                3 => vec![key("a/1"), key("b/1"), key("a/2")],
+                _ => vec![key(&format!("a/{revision}"))],
             },
         })
         .collect()
@@ -38,7 +39,7 @@ fn batch(changes: &[(i64, &str)], to: i64) -> Event {
     Event::Batch {
         changes: changes
             .iter()
-            .map(|(revision, key)| (Revision(*revision), (*key).to_owned()))
+            .map(|(revision, name)| (Revision(*revision), key(name)))
             .collect(),
         cursor: cursor(to),
         more: false,
@@ -155,7 +156,7 @@ fn a_missing_revision_is_found() {
         found,
         [Defect::Missing {
             revision: Revision(2),
-            key: "a/2".to_owned()
+            key: key("a/2")
         }]
     );
 }
@@ -170,7 +171,7 @@ fn half_a_revision_is_found() {
         found,
         [Defect::Missing {
             revision: Revision(3),
-            key: "b/1".to_owned()
+            key: key("b/1")
         }]
     );
 }
@@ -179,7 +180,7 @@ fn half_a_revision_is_found() {
 fn a_doubled_revision_is_found_within_a_batch_and_after_the_cursor() {
     let doubled = Defect::Doubled {
         revision: Revision(1),
-        key: "a/1".to_owned(),
+        key: key("a/1"),
     };
     let rest = [
         (2, "a/2"),
@@ -210,11 +211,11 @@ fn wrong_order_is_found_between_and_within_revisions() {
     ]));
     assert!(found.contains(&Defect::OutOfOrder {
         revision: Revision(1),
-        key: "a/1".to_owned()
+        key: key("a/1")
     }));
     assert!(found.contains(&Defect::OutOfOrder {
         revision: Revision(3),
-        key: "a/1".to_owned()
+        key: key("a/1")
     }));
 }
 
@@ -236,7 +237,7 @@ fn a_gap_across_a_resumption_is_found() {
         found,
         [Defect::Missing {
             revision: Revision(2),
-            key: "a/2".to_owned()
+            key: key("a/2")
         }]
     );
     let elsewhere = segment(
@@ -285,7 +286,7 @@ fn false_cursors_are_found() {
 fn strangers_late_starters_and_quitters_are_found() {
     let unasked = Defect::Unasked {
         revision: Revision(1),
-        key: "x".to_owned(),
+        key: key("x"),
     };
     assert!(defects(from_zero(vec![batch(&[(1, "a/1"), (1, "x")], 1)])).contains(&unasked));
     assert!(
@@ -304,4 +305,67 @@ fn strangers_late_starters_and_quitters_are_found() {
     holed.remove(1);
     let found = check(STORE, &holed, &[]).unwrap_err();
     assert!(matches!(found[0].defect, Defect::Hole { .. }));
+}
+
+#[test]
+fn a_change_that_progress_has_passed_is_found() {
+    let found = defects(from_zero(vec![
+        progress(1),
+        batch(&[(1, "a/1"), (2, "a/2"), THIRD[0], THIRD[1], THIRD[2]], 3),
+        batch(&[(4, "a/4"), (5, "a/5")], 5),
+    ]));
+    let (revision, key) = (Revision(1), key("a/1"));
+    let missing = Defect::Missing {
+        revision,
+        key: Arc::clone(&key),
+    };
+    assert_eq!(found, [missing, Defect::Doubled { revision, key }]);
+}
+
+/// As if the store were restored after revision 3 of the first history, and had gone on to 4.
+fn two_histories() -> [History; 2] {
+    let mut second = committed();
+    second.truncate(4);
+    second[3].mark = Mark(1);
+    second[3].keys = vec![key("a/new")];
+    let other = StoreId(Uuid::from_u128(8));
+    [(STORE, committed()), (other, second)].map(|(store_id, committed)| History {
+        store_id,
+        committed,
+    })
+}
+
+#[test]
+fn another_identity_comes_by_a_reset_or_is_found() {
+    let histories = two_histories();
+    let at = |revision: usize| Cursor {
+        store_id: histories[1].store_id,
+        revision: histories[1].committed[revision - 1].revision,
+        mark: histories[1].committed[revision - 1].mark,
+    };
+    let new = Event::Batch {
+        changes: vec![(Revision(4), key("a/new"))],
+        cursor: at(4),
+        more: false,
+    };
+    let seen = batch(&[(1, "a/1"), (2, "a/2"), THIRD[0], THIRD[1], THIRD[2]], 3);
+    let told = from_zero(vec![
+        seen.clone(),
+        Event::Reset { head: at(3) },
+        new.clone(),
+    ]);
+    let sound = check_histories(&histories, &[watcher(told)]).unwrap();
+    assert_eq!((sound.revisions, sound.resets), (9, 1));
+
+    let untold = from_zero(vec![seen, new]);
+    let found = check_histories(&histories, &[watcher(untold)]).unwrap_err();
+    let other = Defect::OtherStore {
+        from: cursor(3),
+        to: at(4),
+    };
+    assert_eq!(found[0].defect, other);
+    // Who never heard of the new one has not seen everything.
+    let left = watcher(from_zero(vec![Event::Reset { head: cursor(5) }]));
+    let found = check_histories(&histories, &[left]).unwrap_err();
+    assert!(matches!(found[0].defect, Defect::Unfinished { .. }));
 }

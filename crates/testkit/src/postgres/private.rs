@@ -48,9 +48,9 @@ pub struct DataCopy {
 
 /// Whom PostgreSQL runs as when the tests run as root, which it refuses.
 #[derive(Debug, Clone, Copy)]
-struct Owner {
-    uid: u32,
-    gid: u32,
+pub(super) struct Owner {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
 }
 
 // === impl PrivateCluster ===
@@ -289,7 +289,7 @@ impl Drop for PrivateCluster {
 // === impl Owner ===
 
 impl Owner {
-    fn needed() -> Option<Self> {
+    pub(super) fn needed() -> Option<Self> {
         if !Uid::effective().is_root() {
             return None;
         }
@@ -308,7 +308,7 @@ impl Owner {
 
 /// A directory whose path is short enough for a socket in it, below the shared cluster's when there is one, so that
 /// stopping that also finds this.
-fn scratch(owner: Option<Owner>) -> TempDir {
+pub(super) fn scratch(owner: Option<Owner>) -> TempDir {
     let parent = env::var_os("STEADFAST_TEST_PG_DIR")
         .map(|directory| PathBuf::from(directory).join("own"))
         .filter(|directory| directory.is_dir())

@@ -11,10 +11,10 @@ use std::{
 use prost::Message as _;
 use steadfast_api::watch::v1::{WatchResponse, watch_response::Event as Wire};
 use steadfast_store::{
-    Change, Op, Publish, Store, Wakeups,
+    Change, Op, Publish, Retention, Store, Wakeups,
     fault::{Fault, Faults, Point},
 };
-use steadfast_testkit::postgres::TestDatabase;
+use steadfast_testkit::{CommandOutput, postgres::TestDatabase};
 use steadfast_types::{Cursor, ReplicaId};
 use steadfast_watch::{Filters, Hub, OnLost, Options, Pace, Start, SubscribeOptions, Subscription};
 use tempfile::TempDir;
@@ -33,8 +33,9 @@ pub(crate) struct Fixture {
     pub(crate) hub: Hub,
     pub(crate) wakeups: Wakeups,
     stop: CancellationToken,
+    tasks: TaskTracker,
     pub(crate) database: Option<TestDatabase>,
-    _folder: Option<TempDir>,
+    folder: Option<TempDir>,
 }
 
 impl Fixture {
@@ -49,6 +50,15 @@ impl Fixture {
         faults: Faults,
     ) -> Self {
         let folder = database.is_none().then(|| tempfile::tempdir().unwrap());
+        Self::open_at(options, database, folder, faults).await
+    }
+
+    async fn open_at(
+        options: Options,
+        database: Option<TestDatabase>,
+        folder: Option<TempDir>,
+        faults: Faults,
+    ) -> Self {
         let store = Store::open(&steadfast_store::Options {
             url: database.as_ref().map(TestDatabase::url).unwrap_or_default(),
             data_dir: folder
@@ -72,8 +82,9 @@ impl Fixture {
             hub,
             wakeups,
             stop,
+            tasks,
             database,
-            _folder: folder,
+            folder,
         }
     }
 
@@ -110,6 +121,62 @@ impl Fixture {
             revision: published.revision,
             mark: published.mark,
         }
+    }
+
+    /// Stops following, runs statements past the store, and starts anew.
+    pub(crate) async fn restart_after(mut self, options: Options, sql: &str) -> Self {
+        self.stop.cancel();
+        self.store.close().await;
+        self.rewrite(sql).await;
+        let (database, folder) = (self.database.take(), self.folder.take());
+        // The file's lock goes with the last of those who hold the store.
+        self.tasks.close();
+        self.tasks.wait().await;
+        drop(self);
+        Self::open_at(options, database, folder, Faults::default()).await
+    }
+
+    /// Runs statements in one transaction past the store, as whoever restores a copy does.
+    pub(crate) async fn rewrite(&self, sql: &str) {
+        match (&self.database, &self.folder) {
+            (Some(database), _) => {
+                database.psql(&format!("BEGIN; {sql}; COMMIT;")).await;
+            }
+            (None, Some(folder)) => {
+                let script = "import sqlite3, sys\n\
+                              db = sqlite3.connect(sys.argv[1], timeout=20)\n\
+                              db.executescript('BEGIN IMMEDIATE;' + sys.argv[2] + ';COMMIT;')";
+                let file = folder.path().join("steadfast.db");
+                let mut command = tokio::process::Command::new("python3");
+                command.args(["-c", script]).arg(file).arg(sql);
+                let ran = CommandOutput::of(command).await;
+                assert!(ran.status.success(), "{ran:?}");
+            }
+            (None, None) => unreachable!("a fixture is on one of the engines"),
+        }
+    }
+
+    /// Deletes all but so many of the newest revisions, as maintenance does.
+    pub(crate) async fn compact(&self, keep: u32) {
+        let replica = ReplicaId::random();
+        let minute = Duration::from_secs(60);
+        let lease = self.store.claim_lease("maintenance", replica, minute);
+        let lease = lease.await.unwrap().unwrap();
+        let retention = Retention {
+            age: Duration::from_secs(3_600),
+            revisions: keep,
+            floor: 1,
+        };
+        while self.store.compact(&lease, retention).await.unwrap() > 0 {}
+        self.store.release_lease(&lease).await.unwrap();
+    }
+
+    /// Waits until memory stands there.
+    pub(crate) async fn reach(&self, cursor: Cursor) {
+        let mut position = self.hub.position();
+        let reached = position.wait_for(|position| position.applied == cursor);
+        let reached = tokio::time::timeout(Duration::from_secs(20), reached).await;
+        reached.expect("within 20 s").unwrap();
     }
 
     pub(crate) async fn watch(&self, start: Start) -> Subscription {
