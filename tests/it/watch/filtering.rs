@@ -128,6 +128,7 @@ async fn a_filter_that_can_match_nothing_is_refused() {
                 node: Some(Node {
                     id: "n".to_owned(),
                     incarnation: "i".to_owned(),
+                    ..Node::default()
                 }),
                 ..WatchRequest::default()
             },

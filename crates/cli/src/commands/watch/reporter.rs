@@ -80,9 +80,8 @@ async fn run(
                 break;
             }
             // A newer one is as good.
-            match timeout(AGAIN, given.changed()).await {
-                Ok(Err(_)) => return,
-                Ok(Ok(())) | Err(_) => {}
+            if let Ok(Err(_)) = timeout(AGAIN, given.changed()).await {
+                return;
             }
         }
     }
