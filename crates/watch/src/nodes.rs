@@ -322,8 +322,9 @@ impl Shared {
         Instant::now() < *until
     }
 
-    fn is_waited_for(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > 0
+    /// Whether somebody waits, here or elsewhere.
+    fn is_urgent(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0 || self.is_asked()
     }
 
     /// Where lookups on this replica stand.

@@ -8,7 +8,10 @@ use std::{
 
 use steadfast_store::{Beat, Engine, NodeName, NodeWanted, NodeWrite};
 use steadfast_types::{Backoff, Cursor};
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 
 use super::{NodeError, Nodes, Report, Shared};
 use crate::metric;
@@ -49,6 +52,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
     let mut news = shared.wakeups.subscribe_to_nodes();
     let mut heard = *news.borrow_and_update();
     let mut position = shared.hub.position();
+    let mut follower = shared.follower.clone();
     let mut epoch = position.borrow().epoch;
     let mut lagging_since = None;
     let mut waits = Backoff::RECONNECT.waits();
@@ -62,13 +66,12 @@ pub(super) async fn run(shared: Arc<Shared>) {
         pending: false,
     };
     loop {
-        let is_urgent = shared.is_waited_for() || shared.is_asked();
-        let at = plan.next(&shared, is_urgent);
+        let at = plan.next(&shared);
         tokio::select! {
             biased;
             () = sleep_until(at) => {
                 let beats = Instant::now() >= plan.beat;
-                match plan.carry_out(&shared, beats, is_urgent).await {
+                match plan.carry_out(&shared, beats).await {
                     Ok(()) => {
                         waits = Backoff::RECONNECT.waits();
                         if beats {
@@ -108,10 +111,22 @@ pub(super) async fn run(shared: Arc<Shared>) {
                     plan.compare = Instant::now();
                     plan.beat = Instant::now();
                 }
-                // Lookups here are at a new revision, and somebody waits for that.
-                plan.pending |= is_urgent;
+                // This replica's memory is at a new revision, and somebody waits for that.
+                plan.pending |= shared.is_urgent();
             }
+            () = moved(&mut follower) => plan.pending |= shared.is_urgent(),
         }
+    }
+}
+
+/// Waits until lookups are at another revision.
+async fn moved(follower: &mut Option<watch::Receiver<Cursor>>) {
+    let is_there = match follower {
+        Some(follower) => follower.changed().await.is_ok(),
+        None => false,
+    };
+    if !is_there {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -119,12 +134,12 @@ pub(super) async fn run(shared: Arc<Shared>) {
 
 impl Plan {
     /// When to write next.
-    fn next(&self, shared: &Shared, is_urgent: bool) -> Instant {
+    fn next(&self, shared: &Shared) -> Instant {
         if !self.pending {
             return self.beat.max(self.not_before);
         }
         let is_heard = shared.store.engine() == Engine::Sqlite || shared.wakeups.is_listening();
-        let pause = match (is_urgent, is_heard) {
+        let pause = match (shared.is_urgent(), is_heard) {
             (true, _) => WAITED_FOR,
             (false, true) => AT_LEISURE,
             (false, false) => UNHEARD,
@@ -132,12 +147,7 @@ impl Plan {
         self.beat.min(self.last + pause).max(self.not_before)
     }
 
-    async fn carry_out(
-        &mut self,
-        shared: &Arc<Shared>,
-        beats: bool,
-        is_urgent: bool,
-    ) -> Result<(), NodeError> {
+    async fn carry_out(&mut self, shared: &Arc<Shared>, beats: bool) -> Result<(), NodeError> {
         self.last = Instant::now();
         self.pending = false;
         let sent = beats || self.sent_wanted;
@@ -145,7 +155,7 @@ impl Plan {
             shared.compare().await?;
             self.compare = Instant::now() + COMPARE;
         }
-        if beats || is_urgent {
+        if beats || shared.is_urgent() {
             shared.write_all(sent).await?;
         } else {
             let _writing = shared.writing.lock().await;

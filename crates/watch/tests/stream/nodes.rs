@@ -17,7 +17,7 @@ use steadfast_testkit::postgres::TestDatabase;
 use steadfast_types::{Cursor, Mark, ReplicaId, Revision};
 use steadfast_watch::{Hub, NewStream, NodeError, NodeOptions, NodeStream, Nodes, Report, Waited};
 use tempfile::TempDir;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::scene::OPTIONS;
@@ -44,6 +44,8 @@ struct Replica {
     hub: Hub,
     wakeups: Wakeups,
     nodes: Nodes,
+    /// Where its lookups stand: behind the hub, as a catalogue would be.
+    lookups: watch::Sender<Cursor>,
     stop: CancellationToken,
     _folder: Option<TempDir>,
 }
@@ -84,7 +86,10 @@ impl Replica {
         let hub = Hub::start(store.clone(), &wakeups, OPTIONS, &stop, &tasks)
             .await
             .unwrap();
-        let nodes = Nodes::start(&hub, &wakeups, id, options, None, &stop, &tasks)
+        let head = store.head().await.unwrap().cursor;
+        let lookups = watch::Sender::new(head);
+        let follower = Some(lookups.subscribe());
+        let nodes = Nodes::start(&hub, &wakeups, id, options, follower, &stop, &tasks)
             .await
             .unwrap();
         Self {
@@ -93,6 +98,7 @@ impl Replica {
             hub,
             wakeups,
             nodes,
+            lookups,
             stop,
             _folder: folder,
         }
@@ -126,7 +132,16 @@ impl Replica {
         let mut position = self.hub.position();
         let reached = position.wait_for(|position| position.applied.revision >= cursor.revision);
         reached.await.unwrap();
+        self.lookups.send_replace(cursor);
         cursor
+    }
+
+    /// Its lookups are where its memory is.
+    async fn look_up_at(&self, cursor: Cursor) {
+        let mut position = self.hub.position();
+        let reached = position.wait_for(|position| position.applied.revision >= cursor.revision);
+        reached.await.unwrap();
+        self.lookups.send_replace(cursor);
     }
 
     async fn open(&self, node: &str, incarnation: &str) -> NodeStream {
@@ -256,6 +271,7 @@ async fn it_is_complete_when_everybody_on_every_replica_has_it() {
     let streams = [here.open("a", "1").await, there.open("b", "1").await];
     for asked in [&here, &there] {
         let cursor = here.publish().await;
+        there.look_up_at(cursor).await;
         let waited = asked.wait(cursor, &[], Duration::from_millis(200)).await;
         assert!(!waited.complete);
         assert_eq!(names(&waited.lagging), ["a", "b"]);
@@ -291,6 +307,35 @@ async fn it_is_complete_when_everybody_on_every_replica_has_it() {
     );
 }
 
+/// A replica's own lookups count, which follow its memory: at once, wherever somebody waits.
+#[tokio::test]
+async fn a_replica_has_a_revision_when_its_lookups_do() {
+    let database = TestDatabase::create_empty().await;
+    let pair = Replica::pair(&database, NEVER).await;
+    for (asked, late) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        let [asked, late] = [asked, late].map(|index: usize| &pair[index]);
+        let cursor = asked.publish().await;
+        for replica in &pair {
+            if replica.id == late.id {
+                replica.lookups.send_replace(Cursor {
+                    revision: Revision(cursor.revision.0 - 1),
+                    ..cursor
+                });
+            } else {
+                replica.look_up_at(cursor).await;
+            }
+        }
+        let waiting = async {
+            let waited = asked.wait(cursor, &[], Duration::from_millis(300)).await;
+            let lagging: Vec<_> = waited.lagging.iter().map(|row| &row.name.node).collect();
+            assert_eq!(lagging, [&late.id.to_string()]);
+            late.look_up_at(cursor).await;
+        };
+        let (waited, ()) = tokio::join!(asked.wait(cursor, &[], PATIENCE), waiting);
+        assert!(waited.complete, "{waited:?}");
+    }
+}
+
 /// Behind a transaction pooler nobody hears anybody: polling finds it, and signs of life say what was sent.
 #[tokio::test]
 async fn it_is_complete_without_notifications_too() {
@@ -304,10 +349,12 @@ async fn it_is_complete_without_notifications_too() {
     let reporting = async {
         stream.sent(cursor);
         here.report(&node, cursor).await.unwrap();
+        there.look_up_at(cursor).await;
     };
     let (waited, ()) = tokio::join!(there.wait(cursor, &[], PATIENCE), reporting);
     assert!(waited.complete, "{waited:?}");
     let second = here.publish().await;
+    there.look_up_at(second).await;
     let refused = there.report(&node, second).await.unwrap_err();
     assert!(matches!(refused, NodeError::NotSent { .. }), "{refused:?}");
     stream.sent(second);
@@ -325,6 +372,7 @@ async fn the_last_stream_of_an_incarnation_is_its_own_wherever_it_is() {
     let cursor = here.publish().await;
     first.sent(cursor);
     // Opened from the beginning, and sent the same since: so far only its replica knows.
+    there.look_up_at(cursor).await;
     let second = there.open_at("n", "i", beginning).await;
     second.sent(cursor);
     // It is reported to the replica that still believes in the first one: it counts.
