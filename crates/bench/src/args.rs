@@ -75,6 +75,30 @@ pub(crate) struct DriftArgs {
     pub(crate) resources: Vec<u32>,
 }
 
+/// How much of the measurement of slow subscribers is done.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SlowArgs {
+    /// Only these parts
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "PART,…",
+          default_values_t = [SlowPart::Healthy, SlowPart::Stalled])]
+    pub(crate) parts: Vec<SlowPart>,
+    /// How often the healthy are measured with companions and without, and as often twice without; instead of --rounds
+    #[arg(long, default_value_t = 9, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) pairs: u32,
+    /// How long one subscriber is stalled
+    #[arg(long, default_value_t = 60, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) stalled_seconds: u64,
+}
+
+/// A part of the measurement of slow subscribers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SlowPart {
+    /// Healthy subscribers beside companions that misbehave.
+    Healthy,
+    /// One stalled subscriber under full load.
+    Stalled,
+}
+
 /// How results are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
@@ -122,6 +146,36 @@ pub(crate) enum Command {
     /// `drift.incremental_ms` after 100 changed resources at most 50, `drift.report_per_s` with all changed at least 20,000,
     /// `drift.cost_ratio` of a resource among 100,000 over one among 10,000 at most 1.2, and `drift.rss_growth_mib` at most 32.
     Drift(DriftArgs),
+    /// From a durable publish to its subscribers, over a broadcast that keeps nothing
+    ///
+    /// One publisher on PostgreSQL (fsync on), and 1, 10, 100 and 1,000 subscribers, each with a TCP connection of its own, in a
+    /// process of their own: one publish at a time, 20 per second, and 64 at a time. The floor is a tonic server with the same
+    /// transport settings that hands the same bytes to the same subscribers through a broadcast channel, without any database.
+    /// Latencies are those of single deliveries, from before the publish until the bytes were read. `fanout.p50_ratio_1000` and
+    /// `fanout.p99_ratio_1000` should be at most 1.3, `fanout.p50_ms_1` at most 0.9.
+    Fanout,
+    /// Memory and processor time of open streams while nothing happens
+    ///
+    /// 1,000, 2,000 and 5,000 TCP connections with one stream each, over the server with nobody connected. The floor is the
+    /// broadcast of `fanout` with the same streams. `idle.rss_mb_5000` should be at most 100.
+    Idle,
+    /// What healthy subscribers notice of slow ones
+    ///
+    /// 20 subscribers at 200 publishes per second, with and without companions that read slowly, not at all, or come and go, in
+    /// interleaved pairs; and as many control pairs without companions, whose 90th percentile is the floor.
+    /// `slow.healthy_p99_ratio` should be at most 1.1 or that floor, whichever is larger. Then one subscriber is stalled for a
+    /// minute while 64 callers publish: `slow.stalled_rss_mb`, over the server's peak before, should be at most 32.
+    Slow(SlowArgs),
+    /// A thousand clients that come back at once, far behind
+    ///
+    /// 1,000 clients with cursors 10,000 revisions behind, each a few from the others: to a server that has just started, so that
+    /// all comes from the log, and (`ring` figures) to one that has it in memory. The floor is a tonic server that sends the same
+    /// messages to as many streams. `storm.time_ratio` should be at most 1.5, `storm.log_queries` at most 5, and
+    /// `storm.rss_mb`, over the server with nobody connected, at most 64.
+    Storm,
+    /// Many subscribers, ordered about over standard input
+    #[command(hide = true)]
+    Crowd,
     /// What the measurements start beside the server
     #[command(subcommand, hide = true)]
     Floor(FloorCommand),

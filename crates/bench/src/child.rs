@@ -1,4 +1,5 @@
-//! A floor as a process: started from this same program, asked over its standard input, gone when it is dropped.
+//! A floor, or a crowd of subscribers, as a process: started from this same program, asked over its standard input, gone when it
+//! is dropped.
 
 use std::{env, ffi::OsString, process::Stdio};
 
@@ -10,7 +11,7 @@ use tokio::{
 
 use crate::error::Error;
 
-/// A running floor.
+/// A running floor or crowd.
 #[derive(Debug)]
 pub(crate) struct Child {
     process: Process,
@@ -26,9 +27,17 @@ impl Child {
     pub(crate) async fn start(
         arguments: impl IntoIterator<Item = OsString>,
     ) -> Result<Self, Error> {
+        Self::start_as("floor", arguments).await
+    }
+
+    /// Starts this program with another command.
+    pub(crate) async fn start_as(
+        command: &str,
+        arguments: impl IntoIterator<Item = OsString>,
+    ) -> Result<Self, Error> {
         let failed = || Error::io("starting a floor");
         let mut process = Command::new(env::current_exe().map_err(failed())?)
-            .arg("floor")
+            .arg(command)
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -61,14 +70,20 @@ impl Child {
 
     /// Writes a line and returns the one that is answered.
     pub(crate) async fn ask(&mut self, question: &str) -> Result<Value, Error> {
-        self.stdin
-            .write_all(format!("{question}\n").as_bytes())
-            .await
-            .map_err(Error::io("asking a floor"))?;
+        self.write(question).await?;
         self.line().await
     }
 
-    async fn line(&mut self) -> Result<Value, Error> {
+    /// Writes a line.
+    pub(crate) async fn write(&mut self, question: &str) -> Result<(), Error> {
+        self.stdin
+            .write_all(format!("{question}\n").as_bytes())
+            .await
+            .map_err(Error::io("asking a floor"))
+    }
+
+    /// Waits for a line. It may be dropped while waiting; nothing is lost.
+    pub(crate) async fn line(&mut self) -> Result<Value, Error> {
         let line = self
             .lines
             .next_line()

@@ -19,6 +19,10 @@ pub(crate) enum Error {
         "this program was built without optimisation, so the floors would be too slow: use `cargo run --release -p steadfast-bench`"
     )]
     Unoptimised,
+    #[error(
+        "{wanted} files must be open at once, and the machine permits {hard}: raise the hard limit (`ulimit -Hn`; with systemd LimitNOFILE), then `ulimit -n {wanted}`"
+    )]
+    OpenFiles { wanted: u64, hard: u64 },
     #[error("{what}: {source}")]
     Io {
         what: &'static str,

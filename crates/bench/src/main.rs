@@ -6,13 +6,17 @@
 //! server is the release binary as a process of its own with its default configuration; floors and the package registry are
 //! further processes, made of this program, so that their processor time is nobody else's.
 
+mod announce;
 mod args;
 mod catalogue;
 mod child;
 mod codec;
+mod crowd;
 mod drift;
 mod error;
+mod fanout;
 mod floor;
+mod idle;
 mod load;
 mod lookup;
 mod machine;
@@ -22,7 +26,10 @@ mod publish;
 mod refresh;
 mod report;
 mod saga;
+mod slow;
+mod stage;
 mod statistics;
+mod storm;
 mod table;
 
 use std::process::ExitCode;
@@ -45,16 +52,24 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), Error> {
+    if matches!(cli.command, Command::Crowd) {
+        return crowd::serve();
+    }
     let runtime = tokio::runtime::Runtime::new().map_err(Error::io("starting the runtime"))?;
     runtime.block_on(async {
         let report = match &cli.command {
             Command::Floor(floor) => return floor::serve(floor).await,
+            Command::Crowd => return crowd::serve(),
             _ if cfg!(debug_assertions) => return Err(Error::Unoptimised),
             Command::Lookup => lookup::run(&cli.options).await?,
             Command::Publish => publish::run(&cli.options).await?,
             Command::Refresh => refresh::run(&cli.options).await?,
             Command::Saga(saga) => saga::run(&cli.options, saga).await?,
             Command::Drift(drift) => drift::run(&cli.options, drift).await?,
+            Command::Fanout => fanout::run(&cli.options).await?,
+            Command::Idle => idle::run(&cli.options).await?,
+            Command::Slow(slow) => slow::run(&cli.options, slow).await?,
+            Command::Storm => storm::run(&cli.options).await?,
         };
         match cli.options.output {
             Format::Table => println!("{}", table::render(&report)),

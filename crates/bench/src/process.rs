@@ -2,6 +2,8 @@
 
 use std::{fs, time::Duration};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 use crate::error::Error;
 
 /// Ticks per second in `/proc`, fixed in the kernel's interface on every platform that Linux runs on today.
@@ -31,6 +33,26 @@ pub(crate) fn machine_cpu_time() -> Result<Duration, Error> {
 pub(crate) fn memory(pid: u32) -> Result<Memory, Error> {
     let text = read(pid, "status")?;
     parse_memory(&text).ok_or_else(|| unreadable("status"))
+}
+
+/// Forgets the peak, so that the next one is that of the time from now on.
+pub(crate) fn forget_peak(pid: u32) -> Result<(), Error> {
+    // The kernel's number for this (proc_pid_clear_refs(5)).
+    fs::write(format!("/proc/{pid}/clear_refs"), "5")
+        .map_err(Error::io("asking the kernel to forget a peak"))
+}
+
+/// Lets this process and those that it starts open so many files, as far as the machine permits.
+pub(crate) fn raise_open_files(wanted: u64) -> Result<(), Error> {
+    let failed = |errno: nix::errno::Errno| Error::io("asking about open files")(errno.into());
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(failed)?;
+    if soft >= wanted {
+        return Ok(());
+    }
+    if hard < wanted {
+        return Err(Error::OpenFiles { wanted, hard });
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(failed)
 }
 
 fn read(pid: u32, file: &str) -> Result<String, Error> {
@@ -102,6 +124,22 @@ mod tests {
         let memory = parse_memory(status).unwrap();
         assert_eq!((memory.resident, memory.peak), (1 << 20, 2 << 20));
         assert_eq!(parse_memory("VmRSS: 1 kB"), None);
+    }
+
+    #[test]
+    fn a_peak_can_be_forgotten() {
+        let pid = std::process::id();
+        drop(std::hint::black_box(vec![1_u8; 64 << 20]));
+        forget_peak(pid).unwrap();
+        let memory = memory(pid).unwrap();
+        assert!(memory.peak < memory.resident + (32 << 20), "{memory:?}");
+    }
+
+    #[test]
+    fn more_files_than_the_machine_permits_are_refused() {
+        raise_open_files(16).unwrap();
+        let refused = raise_open_files(u64::MAX - 1).unwrap_err().to_string();
+        assert!(refused.contains("ulimit -n"), "{refused}");
     }
 
     #[test]

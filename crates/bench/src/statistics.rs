@@ -35,6 +35,25 @@ impl Series {
         }
     }
 
+    /// The smallest value that this share of the values does not exceed (nearest rank); 0 without any.
+    pub(crate) fn percentile(&self, percent: f64) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        nearest_rank(&sorted, percent).copied().unwrap_or(0.0)
+    }
+
+    /// The newest value; 0 without any.
+    pub(crate) fn last(&self) -> f64 {
+        self.0.last().copied().unwrap_or(0.0)
+    }
+
+    /// Replaces the newest value by a larger one.
+    pub(crate) fn raise_last(&mut self, value: f64) {
+        if let Some(last) = self.0.last_mut() {
+            *last = last.max(value);
+        }
+    }
+
     /// The smallest and the largest value.
     pub(crate) fn spread(&self) -> (f64, f64) {
         let smallest = self.0.iter().copied().reduce(f64::min);
@@ -74,11 +93,13 @@ impl Latencies {
 
     /// The smallest time that this share of the calls did not exceed (nearest rank); 0 without calls.
     pub(crate) fn percentile(&self, percent: f64) -> f64 {
-        let rank = (percent / 100.0 * self.sorted.len() as f64).ceil() as usize;
-        self.sorted
-            .get(rank.max(1) - 1)
-            .map_or(0.0, |microseconds| f64::from(*microseconds))
+        nearest_rank(&self.sorted, percent).map_or(0.0, |microseconds| f64::from(*microseconds))
     }
+}
+
+fn nearest_rank<T>(sorted: &[T], percent: f64) -> Option<&T> {
+    let rank = (percent / 100.0 * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.max(1) - 1)
 }
 
 /// A number with as many places as are worth reading.
@@ -114,6 +135,17 @@ mod tests {
         ] {
             assert_eq!(series(values).median(), median, "{values:?}");
         }
+    }
+
+    #[test]
+    fn a_series_has_percentiles_and_an_end() {
+        let mut nine = series(&[9.0, 1.0, 8.0, 2.0, 7.0, 3.0, 6.0, 4.0, 5.0]);
+        assert_eq!((nine.percentile(90.0), nine.percentile(50.0)), (9.0, 5.0));
+        assert_eq!(series(&[]).percentile(90.0), 0.0);
+        nine.raise_last(4.0);
+        assert_eq!(nine.last(), 5.0);
+        nine.raise_last(6.0);
+        assert_eq!(nine.last(), 6.0);
     }
 
     #[test]

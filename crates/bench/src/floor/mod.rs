@@ -3,6 +3,7 @@
 //! A floor prints one line of JSON with its address and serves until its standard input ends, which it does when the bench
 //! goes away, however it goes.
 
+mod broadcast;
 mod echo;
 mod npm;
 mod publish;
@@ -16,6 +17,7 @@ use tonic::transport::{Server, server::TcpIncoming};
 
 use crate::{error::Error, program::Settings};
 
+pub(crate) use broadcast::messages_file;
 pub(crate) use echo::{ECHO_PATH, EchoRequest, answers_like};
 pub(crate) use npm::Counts;
 
@@ -26,6 +28,8 @@ pub(crate) enum FloorCommand {
     Echo(echo::EchoArgs),
     /// Commits one statement per Publish
     Publish(publish::PublishArgs),
+    /// Hands everyone the same bytes
+    Broadcast(broadcast::BroadcastArgs),
     /// A package registry that answers late
     Npm(npm::NpmArgs),
 }
@@ -38,6 +42,7 @@ pub(crate) async fn serve(command: &FloorCommand) -> Result<(), Error> {
     match command {
         FloorCommand::Echo(args) => echo::serve(args).await,
         FloorCommand::Publish(args) => publish::serve(args).await,
+        FloorCommand::Broadcast(args) => broadcast::serve(args).await,
         FloorCommand::Npm(args) => npm::serve(args).await,
     }
 }

@@ -1,0 +1,186 @@
+//! A bare tonic server that hands everyone the same bytes: a broadcast channel of tokio, and no database.
+//!
+//! Its Watch sends the messages that it was started with, and then what is published; its Publish takes an encoded
+//! `WatchResponse`, hands it to the channel and answers. Nothing is filtered, kept, numbered or made durable.
+
+use std::{
+    convert::Infallible,
+    fs,
+    future::{Ready, ready},
+    path::PathBuf,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::{Buf as _, BufMut as _, Bytes};
+use clap::Args;
+use futures::stream;
+use prost::Message as _;
+use steadfast_api::{common::v1::Cursor, watch::v1::PublishResponse};
+use tokio::sync::broadcast;
+use tonic::{
+    Request, Response, Status,
+    body::Body,
+    codegen::Service,
+    server::{Grpc, NamedService, ServerStreamingService, UnaryService},
+};
+
+use super::{abandoned, builder, listen};
+use crate::{
+    announce::{PUBLISH, WATCH},
+    codec::BytesCodec,
+    error::Error,
+    program::Settings,
+};
+
+/// More than are ever under way.
+const CHANNEL: usize = 4_096;
+
+/// How a broadcast is started.
+#[derive(Debug, Args)]
+pub(crate) struct BroadcastArgs {
+    #[command(flatten)]
+    settings: Settings,
+    /// What each stream begins with, each message after its length
+    #[arg(long)]
+    messages: PathBuf,
+}
+
+/// The service.
+#[derive(Clone)]
+struct Broadcast {
+    first: Arc<Vec<Bytes>>,
+    sender: broadcast::Sender<Bytes>,
+    answer: Bytes,
+}
+
+/// The file of messages that each stream begins with.
+pub(crate) fn messages_file(messages: &[Bytes]) -> Vec<u8> {
+    let mut file = Vec::new();
+    for message in messages {
+        file.put_u32(message.len() as u32);
+        file.put_slice(message);
+    }
+    file
+}
+
+fn read_messages(mut file: Bytes) -> Result<Vec<Bytes>, Error> {
+    let mut messages = Vec::new();
+    while let Ok(length) = file.try_get_u32() {
+        let length = length as usize;
+        if length > file.len() {
+            return Err(Error::Unexpected("the messages are cut off".to_owned()));
+        }
+        messages.push(file.split_to(length));
+    }
+    Ok(messages)
+}
+
+/// Serves until the bench goes away.
+pub(super) async fn serve(args: &BroadcastArgs) -> Result<(), Error> {
+    let file = fs::read(&args.messages).map_err(Error::io("reading the messages"))?;
+    let broadcast = Broadcast {
+        first: Arc::new(read_messages(file.into())?),
+        sender: broadcast::Sender::new(CHANNEL),
+        // As long as a real one.
+        answer: PublishResponse {
+            cursor: Some(Cursor {
+                store_id: "0".repeat(36),
+                revision: 1 << 14,
+                mark: u64::MAX,
+            }),
+            replayed: false,
+        }
+        .encode_to_vec()
+        .into(),
+    };
+    let incoming = listen().await?;
+    builder(&args.settings)
+        .add_service(broadcast)
+        .serve_with_incoming_shutdown(incoming, abandoned())
+        .await?;
+    Ok(())
+}
+
+// === impl Broadcast ===
+
+impl NamedService for Broadcast {
+    const NAME: &'static str = "steadfast.watch.v1.WatchService";
+}
+
+impl Service<http::Request<Body>> for Broadcast {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let service = self.clone();
+        match request.uri().path() {
+            WATCH => Box::pin(async move {
+                Ok(Grpc::new(BytesCodec)
+                    .server_streaming(service, request)
+                    .await)
+            }),
+            PUBLISH => {
+                Box::pin(async move { Ok(Grpc::new(BytesCodec).unary(service, request).await) })
+            }
+            _ => {
+                let refused = Status::unimplemented("a broadcast has two calls").into_http();
+                Box::pin(ready(Ok(refused)))
+            }
+        }
+    }
+}
+
+impl ServerStreamingService<Bytes> for Broadcast {
+    type Response = Bytes;
+    type ResponseStream = Pin<Box<dyn futures::Stream<Item = Result<Bytes, Status>> + Send>>;
+    type Future = Ready<Result<Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, _: Request<Bytes>) -> Self::Future {
+        let began = (Arc::clone(&self.first), 0, self.sender.subscribe());
+        let stream = stream::unfold(began, |(first, sent, mut live)| async move {
+            if let Some(message) = first.get(sent) {
+                return Some((Ok(message.clone()), (first, sent + 1, live)));
+            }
+            let message = match live.recv().await {
+                Ok(message) => Ok(message),
+                Err(broadcast::error::RecvError::Closed) => return None,
+                Err(lost @ broadcast::error::RecvError::Lagged(_)) => {
+                    Err(Status::data_loss(lost.to_string()))
+                }
+            };
+            Some((message, (first, sent, live)))
+        });
+        ready(Ok(Response::new(Box::pin(stream))))
+    }
+}
+
+impl UnaryService<Bytes> for Broadcast {
+    type Response = Bytes;
+    type Future = Ready<Result<Response<Bytes>, Status>>;
+
+    fn call(&mut self, request: Request<Bytes>) -> Self::Future {
+        // An error says that nobody listens.
+        let _listeners = self.sender.send(request.into_inner());
+        ready(Ok(Response::new(self.answer.clone())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_survive_their_file() {
+        let messages = [Bytes::from_static(b"abc"), Bytes::new(), vec![7; 300].into()];
+        let file = Bytes::from(messages_file(&messages));
+        assert_eq!(read_messages(file.clone()).unwrap(), messages);
+        assert!(read_messages(file.slice(..file.len() - 1)).is_err());
+    }
+}
