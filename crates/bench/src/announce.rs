@@ -220,11 +220,7 @@ pub(crate) async fn sample(
 }
 
 /// Publishes so many revisions, many at once, and returns their cursors in the order of history.
-pub(crate) async fn fill(
-    address: &str,
-    count: u64,
-    payload: usize,
-) -> Result<Vec<Cursor>, Error> {
+pub(crate) async fn fill(address: &str, count: u64, payload: usize) -> Result<Vec<Cursor>, Error> {
     const AT_ONCE: usize = 256;
     let grpc = Grpc::new(load::connect(address).await?);
     let mut cursors: Vec<Cursor> = futures::stream::iter(0..count)

@@ -75,6 +75,14 @@ pub(crate) struct DriftArgs {
     pub(crate) resources: Vec<u32>,
 }
 
+/// How much of the measurement of the fan-out is done.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct FanoutArgs {
+    /// How many subscribers there are, one measurement after the other; the ratios are those of the last
+    #[arg(long, value_delimiter = ',', value_name = "N,…", default_values_t = [1, 10, 100, 1_000])]
+    pub(crate) subscribers: Vec<usize>,
+}
+
 /// How much of the measurement of slow subscribers is done.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct SlowArgs {
@@ -153,7 +161,7 @@ pub(crate) enum Command {
     /// transport settings that hands the same bytes to the same subscribers through a broadcast channel, without any database.
     /// Latencies are those of single deliveries, from before the publish until the bytes were read. `fanout.p50_ratio_1000` and
     /// `fanout.p99_ratio_1000` should be at most 1.3, `fanout.p50_ms_1` at most 0.9.
-    Fanout,
+    Fanout(FanoutArgs),
     /// Memory and processor time of open streams while nothing happens
     ///
     /// 1,000, 2,000 and 5,000 TCP connections with one stream each, over the server with nobody connected. The floor is the

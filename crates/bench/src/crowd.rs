@@ -44,6 +44,10 @@ impl Crowd {
         })
     }
 
+    pub(crate) fn pid(&self) -> Result<u32, Error> {
+        self.child.pid()
+    }
+
     pub(crate) async fn open(&mut self, order: Open) -> Result<Opened, Error> {
         self.ask(&Order::Open(order)).await
     }

@@ -13,7 +13,7 @@ use steadfast_testkit::process::Server;
 
 use crate::{
     announce::{Announcer, sample},
-    args::Options,
+    args::{FanoutArgs, Options},
     child::Child,
     crowd::{Crowd, Open, Received},
     error::Error,
@@ -23,7 +23,6 @@ use crate::{
     statistics::Series,
 };
 
-const SUBSCRIBERS: [usize; 4] = [1, 10, 100, 1_000];
 /// Bytes of a payload.
 const PAYLOAD: usize = 32;
 const WARM_UP: Duration = Duration::from_millis(500);
@@ -38,8 +37,8 @@ struct Contestant {
     address: String,
     pid: u32,
     announcer: Announcer,
-    /// By number of subscribers, in the order of [`SUBSCRIBERS`].
-    rounds: [Vec<Round>; SUBSCRIBERS.len()],
+    /// By number of subscribers, in the order of the arguments.
+    rounds: Vec<Vec<Round>>,
 }
 
 /// What was measured with one number of subscribers.
@@ -47,12 +46,15 @@ struct Round {
     closed: Received,
     open: Received,
     saturated: Received,
-    /// Processor time of the server or floor per delivery at saturation.
+    /// Processor time of the server or floor per delivery, one publication at a time and at saturation.
+    closed_cpu_us: f64,
     cpu_us: f64,
+    /// The same of the subscribers.
+    crowd_cpu_us: f64,
 }
 
-pub(crate) async fn run(options: &Options) -> Result<Report, Error> {
-    let most = SUBSCRIBERS.into_iter().max().unwrap_or_default();
+pub(crate) async fn run(options: &Options, args: &FanoutArgs) -> Result<Report, Error> {
+    let most = args.subscribers.iter().copied().max().unwrap_or_default();
     let mut stage = Stage::set(options, most).await?;
     let server: Server = stage.server(&stage.database("steadfast").await).await;
     let (opened, sample) = sample(server.grpc_address(), PAYLOAD).await?;
@@ -73,19 +75,24 @@ pub(crate) async fn run(options: &Options) -> Result<Report, Error> {
             address: server.grpc_address().to_owned(),
             pid: server.pid(),
             announcer: Announcer::to_server(server.grpc_address(), PAYLOAD).await?,
-            rounds: Default::default(),
+            rounds: Vec::new(),
         },
         Contestant {
             name: "floor ",
             address: floor.address().to_owned(),
             pid: floor.pid()?,
             announcer: Announcer::to_floor(floor.address(), PAYLOAD, sample).await?,
-            rounds: Default::default(),
+            rounds: Vec::new(),
         },
     ];
     let mut crowd = Crowd::start().await?;
+    for contestant in &mut contestants {
+        contestant
+            .rounds
+            .resize_with(args.subscribers.len(), Vec::new);
+    }
     for round in 1..=options.rounds {
-        for (place, subscribers) in SUBSCRIBERS.into_iter().enumerate() {
+        for (place, &subscribers) in args.subscribers.iter().enumerate() {
             for contestant in &mut contestants {
                 let measured = contestant
                     .measure(&mut crowd, subscribers, options.window())
@@ -100,7 +107,7 @@ pub(crate) async fn run(options: &Options) -> Result<Report, Error> {
     }
     let mut report = Report::new("fanout", stage.environment);
     let [server, floor] = &contestants;
-    add(&mut report, server, floor);
+    add(&mut report, &args.subscribers, server, floor);
     Ok(report)
 }
 
@@ -121,24 +128,32 @@ impl Contestant {
             })
             .await?;
         announcer.closed(crowd, 1, WARM_UP).await?;
+        let cpu = || Ok::<_, Error>(process::cpu_time(self.pid)?.as_secs_f64() * 1e6);
+        let crowd_pid = crowd.pid()?;
+        let before = cpu()?;
+        let crowd_before = process::cpu_time(crowd_pid)?;
         crowd.begin().await?;
         announcer.closed(crowd, 1, window).await?;
         let closed = crowd.end().await?;
+        let crowd_cpu = process::cpu_time(crowd_pid)? - crowd_before;
+        let closed_cpu = cpu()? - before;
         crowd.begin().await?;
         announcer.open_loop(crowd, PER_SECOND, window).await?;
         let open = crowd.end().await?;
         announcer.closed(crowd, SATURATION, WARM_UP).await?;
-        let before = process::cpu_time(self.pid)?;
+        let before = cpu()?;
         crowd.begin().await?;
         announcer.closed(crowd, SATURATION, window).await?;
         let saturated = crowd.end().await?;
-        let cpu = process::cpu_time(self.pid)? - before;
+        let saturated_cpu = cpu()? - before;
         crowd.close().await?;
         Ok(Round {
             closed,
             open,
             saturated,
-            cpu_us: cpu.as_secs_f64() * 1e6 / saturated.deliveries as f64,
+            closed_cpu_us: closed_cpu / closed.deliveries as f64,
+            cpu_us: saturated_cpu / saturated.deliveries as f64,
+            crowd_cpu_us: crowd_cpu.as_secs_f64() * 1e6 / closed.deliveries as f64,
         })
     }
 
@@ -151,9 +166,11 @@ impl std::fmt::Display for Round {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "closed p50 {:.2} ms, p99 {:.2} ms; open p50 {:.2} ms, p99 {:.2} ms; {:.0} deliveries/s at {:.2} us",
+            "closed p50 {:.2} ms, p99 {:.2} ms at {:.2} us ({:.2} us to read); open p50 {:.2} ms, p99 {:.2} ms; {:.0} deliveries/s at {:.2} us",
             self.closed.p50_us / 1e3,
             self.closed.p99_us / 1e3,
+            self.closed_cpu_us,
+            self.crowd_cpu_us,
             self.open.p50_us / 1e3,
             self.open.p99_us / 1e3,
             self.saturated.deliveries as f64 / self.saturated.seconds,
@@ -165,7 +182,7 @@ impl std::fmt::Display for Round {
 /// What is measured with one number of subscribers.
 type Aspect = (&'static str, &'static str, fn(&Round) -> f64);
 
-const ASPECTS: [Aspect; 8] = [
+const ASPECTS: [Aspect; 10] = [
     ("p50_ms", "ms", |round| round.closed.p50_us / 1e3),
     ("p99_ms", "ms", |round| round.closed.p99_us / 1e3),
     ("last_p50_ms", "ms", |round| round.closed.last_p50_us / 1e3),
@@ -175,10 +192,12 @@ const ASPECTS: [Aspect; 8] = [
     ("saturated", "deliveries/s", |round| {
         round.saturated.deliveries as f64 / round.saturated.seconds
     }),
-    ("server_cpu", "us/delivery", |round| round.cpu_us),
+    ("server_cpu", "us/delivery", |round| round.closed_cpu_us),
+    ("saturated_cpu", "us/delivery", |round| round.cpu_us),
+    ("subscriber_cpu", "us/delivery", |round| round.crowd_cpu_us),
 ];
 
-/// Ratios at the most subscribers, with what is aimed at.
+/// Ratios at the last number of subscribers, with what is aimed at.
 const RATIOS: [(&str, usize, Option<f64>); 6] = [
     ("p50_ratio", 0, Some(1.3)),
     ("p99_ratio", 1, Some(1.3)),
@@ -188,18 +207,19 @@ const RATIOS: [(&str, usize, Option<f64>); 6] = [
     ("open_p99_ratio", 5, None),
 ];
 
-fn add(report: &mut Report, server: &Contestant, floor: &Contestant) {
-    let most = SUBSCRIBERS.len() - 1;
-    for (name, aspect, limit) in RATIOS {
-        let (_, _, of) = ASPECTS[aspect];
-        report.ratio(
-            &format!("{name}_{}", SUBSCRIBERS[most]),
-            &server.series(most, of),
-            &floor.series(most, of),
-            limit.map(Target::AtMost),
-        );
+fn add(report: &mut Report, all: &[usize], server: &Contestant, floor: &Contestant) {
+    if let Some((last, subscribers)) = all.iter().enumerate().next_back() {
+        for (name, aspect, limit) in RATIOS {
+            let (_, _, of) = ASPECTS[aspect];
+            report.ratio(
+                &format!("{name}_{subscribers}"),
+                &server.series(last, of),
+                &floor.series(last, of),
+                limit.map(Target::AtMost),
+            );
+        }
     }
-    for (place, subscribers) in SUBSCRIBERS.into_iter().enumerate() {
+    for (place, &subscribers) in all.iter().enumerate() {
         for (aspect, (name, unit, of)) in ASPECTS.into_iter().enumerate() {
             let is_aimed = aspect == 0 && subscribers == 1;
             report.aimed(

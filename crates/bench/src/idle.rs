@@ -73,12 +73,7 @@ pub(crate) async fn run(options: &Options) -> Result<Report, Error> {
         );
     }
     for (name, unit, server, floor) in [
-        (
-            "empty_rss_mb",
-            "MiB",
-            &servers.empty_mib,
-            &floors.empty_mib,
-        ),
+        ("empty_rss_mb", "MiB", &servers.empty_mib, &floors.empty_mib),
         (
             "cpu_5000",
             "% of one",

@@ -66,7 +66,7 @@ fn run(cli: Cli) -> Result<(), Error> {
             Command::Refresh => refresh::run(&cli.options).await?,
             Command::Saga(saga) => saga::run(&cli.options, saga).await?,
             Command::Drift(drift) => drift::run(&cli.options, drift).await?,
-            Command::Fanout => fanout::run(&cli.options).await?,
+            Command::Fanout(fanout) => fanout::run(&cli.options, fanout).await?,
             Command::Idle => idle::run(&cli.options).await?,
             Command::Slow(slow) => slow::run(&cli.options, slow).await?,
             Command::Storm => storm::run(&cli.options).await?,

@@ -91,9 +91,7 @@ async fn healthy(
             if with {
                 misbehave(&mut companions, address).await?;
             }
-            announcer
-                .open_loop(&mut crowd, PER_SECOND, WARM_UP)
-                .await?;
+            announcer.open_loop(&mut crowd, PER_SECOND, WARM_UP).await?;
             crowd.begin().await?;
             announcer.open_loop(&mut crowd, PER_SECOND, window).await?;
             halves.push(crowd.end().await?);
@@ -132,7 +130,8 @@ async fn healthy(
         controls.push(control);
     }
     crowd.close().await?;
-    let series = |pairs: &[Pair], of: fn(&Pair) -> f64| -> Series { pairs.iter().map(of).collect() };
+    let series =
+        |pairs: &[Pair], of: fn(&Pair) -> f64| -> Series { pairs.iter().map(of).collect() };
     let floor = series(&controls, Pair::ratio).percentile(90.0);
     report.aimed(
         "healthy_p99_ratio",
@@ -141,7 +140,11 @@ async fn healthy(
         Some(&[floor].into_iter().collect()),
         Some(Target::AtMost(floor.max(1.1))),
     );
-    report.plain("control_p99_ratio", "ratio", &series(&controls, Pair::ratio));
+    report.plain(
+        "control_p99_ratio",
+        "ratio",
+        &series(&controls, Pair::ratio),
+    );
     report.floored(
         "healthy_p99_ms",
         "ms",

@@ -212,11 +212,7 @@ fn check(opened: &Opened) -> Result<(), Error> {
 }
 
 /// The messages of a stream after a cursor, up to the head, as they come.
-async fn record(
-    address: &str,
-    after: Option<Cursor>,
-    head: i64,
-) -> Result<Vec<Bytes>, Error> {
+async fn record(address: &str, after: Option<Cursor>, head: i64) -> Result<Vec<Bytes>, Error> {
     let mut grpc = Grpc::new(load::connect(address).await?);
     grpc.ready().await.map_err(Error::Serve)?;
     let path = http::uri::PathAndQuery::from_static(WATCH);

@@ -115,7 +115,9 @@ impl Connection {
         let count = match self.stream.read(buffer) {
             Ok(0) => return Ok((Went::Ended, 0)),
             Ok(count) => count,
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+            {
                 return Ok((Went::On, 0));
             }
             Err(error) if error.kind() == ErrorKind::ConnectionReset => {
@@ -143,7 +145,8 @@ impl Connection {
                 }
                 let [a, b, c, kind, flags, ..] = self.head;
                 self.left = u32::from_be_bytes([0, a, b, c]) as usize;
-                if kind != DATA && self.left > CONTROL_BYTES || kind == DATA && flags & PADDED != 0 {
+                if kind != DATA && self.left > CONTROL_BYTES || kind == DATA && flags & PADDED != 0
+                {
                     return Err(Error::Unexpected(format!(
                         "a frame of kind {kind} with {} bytes and flags {flags:#x}",
                         self.left

@@ -321,9 +321,7 @@ mod tests {
             let mut messages = Messages::new(true);
             let mut told = Vec::new();
             for piece in bytes.chunks(length) {
-                messages
-                    .feed(piece, |what| told.push(text(what)))
-                    .unwrap();
+                messages.feed(piece, |what| told.push(text(what))).unwrap();
             }
             assert_eq!(told, expected, "in pieces of {length}");
             assert_eq!(messages.at, At::Prefix);

@@ -87,7 +87,8 @@ pub(crate) fn serve() -> Result<(), Error> {
 }
 
 fn answer(value: &impl serde::Serialize) -> Result<(), Error> {
-    let line = serde_json::to_string(value).map_err(|error| Error::Unexpected(error.to_string()))?;
+    let line =
+        serde_json::to_string(value).map_err(|error| Error::Unexpected(error.to_string()))?;
     let mut output = io::stdout().lock();
     writeln!(output, "{line}")
         .and_then(|()| output.flush())
@@ -115,7 +116,9 @@ impl Crowd {
     }
 
     fn is_opening(&self) -> bool {
-        self.opening.as_ref().is_some_and(|opening| opening.left > 0)
+        self.opening
+            .as_ref()
+            .is_some_and(|opening| opening.left > 0)
     }
 
     /// Reads what was ordered and does it. Returns false at the end of the input.
@@ -200,11 +203,9 @@ impl Crowd {
         };
         let (tally, counting) = (&mut self.tally, self.counting);
         let mut complete = Vec::new();
-        let (went, saw) = member.read(
-            buffer,
-            tally::now,
-            |change, at| complete.extend(tally.receive(change, at, counting)),
-        )?;
+        let (went, saw) = member.read(buffer, tally::now, |change, at| {
+            complete.extend(tally.receive(change, at, counting))
+        })?;
         for complete in complete {
             answer(&Complete { complete })?;
         }

@@ -178,7 +178,11 @@ mod tests {
 
     #[test]
     fn messages_survive_their_file() {
-        let messages = [Bytes::from_static(b"abc"), Bytes::new(), vec![7; 300].into()];
+        let messages = [
+            Bytes::from_static(b"abc"),
+            Bytes::new(),
+            vec![7; 300].into(),
+        ];
         let file = Bytes::from(messages_file(&messages));
         assert_eq!(read_messages(file.clone()).unwrap(), messages);
         assert!(read_messages(file.slice(..file.len() - 1)).is_err());
