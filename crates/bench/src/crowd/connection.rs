@@ -255,3 +255,153 @@ fn headers(address: &str, path: &str) -> Vec<u8> {
     literal(&[0x00, 2, b't', b'e'], "trailers");
     block
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{pin::Pin, time::Duration};
+
+    use futures::{Stream, StreamExt as _, stream};
+    use steadfast_api::watch::v1::{
+        self as api, watch_response as response,
+        watch_response::Event,
+        watch_service_server::{WatchService, WatchServiceServer},
+    };
+    use tokio::{net::TcpListener, runtime::Runtime};
+    use tonic::{Request, Response, Status, transport::server::TcpIncoming};
+
+    use super::*;
+
+    const BATCHES: usize = 100;
+    const PAYLOAD: usize = 10_000;
+
+    /// Sends more than any window, and then says nothing.
+    struct Talker;
+
+    #[tonic::async_trait]
+    impl WatchService for Talker {
+        type WatchStream = Pin<Box<dyn Stream<Item = Result<api::WatchResponse, Status>> + Send>>;
+
+        async fn watch(
+            &self,
+            request: Request<api::WatchRequest>,
+        ) -> Result<Response<Self::WatchStream>, Status> {
+            // The request came whole.
+            if request.get_ref().filters.len() != 1 {
+                return Err(Status::invalid_argument("the request has one filter"));
+            }
+            let opened = Event::Opened(response::Opened::default());
+            let batch = Event::Batch(response::Batch {
+                changes: vec![api::Change {
+                    payload: vec![7; PAYLOAD].into(),
+                    ..api::Change::default()
+                }],
+                ..response::Batch::default()
+            });
+            let events = [opened].into_iter().chain(vec![batch; BATCHES]);
+            let messages = events.map(|event| Ok(api::WatchResponse { event: Some(event) }));
+            let messages = stream::iter(messages.collect::<Vec<_>>());
+            Ok(Response::new(Box::pin(messages.chain(stream::pending()))))
+        }
+
+        async fn publish(
+            &self,
+            _: Request<api::PublishRequest>,
+        ) -> Result<Response<api::PublishResponse>, Status> {
+            Err(Status::unimplemented(""))
+        }
+
+        async fn get_head(
+            &self,
+            _: Request<api::GetHeadRequest>,
+        ) -> Result<Response<api::GetHeadResponse>, Status> {
+            Err(Status::unimplemented(""))
+        }
+    }
+
+    fn talker(runtime: &Runtime) -> String {
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let server = tonic::transport::Server::builder()
+            // Pings must be answered while the stream goes on.
+            .http2_keepalive_interval(Some(Duration::from_millis(1)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+            .add_service(WatchServiceServer::new(Talker))
+            .serve_with_incoming(TcpIncoming::from(listener));
+        runtime.spawn(server);
+        address
+    }
+
+    fn open(address: &str, filters: usize) -> Connection {
+        let request = prost::Message::encode_to_vec(&api::WatchRequest {
+            filters: vec![api::Filter::default(); filters],
+            ..api::WatchRequest::default()
+        });
+        let path = crate::announce::WATCH;
+        let connection = Connection::open(address, path, &request, FIRST_WINDOW, true).unwrap();
+        // These tests wait for what comes, and for nothing else.
+        connection.stream.set_nonblocking(false).unwrap();
+        let patience = Some(Duration::from_secs(20));
+        connection.stream.set_read_timeout(patience).unwrap();
+        connection
+    }
+
+    #[test]
+    fn everything_comes_through_a_small_window() {
+        let runtime = Runtime::new().unwrap();
+        let mut connection = open(&talker(&runtime), 1);
+        let (mut opened, mut changes) = (0, 0);
+        let mut buffer = [0; 5_000];
+        while changes < BATCHES {
+            let (went, bytes) = connection
+                .read(
+                    &mut buffer,
+                    || {},
+                    |told| match told {
+                        Told::Opened => opened += 1,
+                        Told::Change(body) => {
+                            assert!(body.len() > PAYLOAD);
+                            changes += 1;
+                        }
+                        other => panic!("{other:?}"),
+                    },
+                )
+                .unwrap();
+            assert!(went == Went::On && bytes > 0, "the stream is silent");
+        }
+        assert_eq!((opened, changes), (1, BATCHES));
+    }
+
+    #[test]
+    fn a_stalled_stream_takes_its_window_and_no_more() {
+        let runtime = Runtime::new().unwrap();
+        let mut connection = open(&talker(&runtime), 1);
+        connection.stall();
+        let mut buffer = [0; 5_000];
+        while connection.unopened < FIRST_WINDOW {
+            let (_, bytes) = connection.read(&mut buffer, || {}, |_| {}).unwrap();
+            assert!(bytes > 0, "the stream is silent");
+        }
+        // Pings still come; data would be counted.
+        connection
+            .stream
+            .set_read_timeout(Some(Duration::from_millis(50)))
+            .unwrap();
+        for _ in 0..5 {
+            connection.read(&mut buffer, || {}, |_| {}).unwrap();
+        }
+        assert_eq!(connection.unopened, FIRST_WINDOW);
+    }
+
+    #[test]
+    fn a_refused_stream_ends() {
+        let runtime = Runtime::new().unwrap();
+        let mut connection = open(&talker(&runtime), 0);
+        let mut buffer = [0; 5_000];
+        let mut went = Went::On;
+        while went == Went::On {
+            (went, _) = connection
+                .read(&mut buffer, || {}, |told| panic!("{told:?}"))
+                .unwrap();
+        }
+    }
+}
