@@ -6,6 +6,7 @@ mod filtering;
 mod history;
 mod publishing;
 mod restarting;
+mod returning;
 
 use steadfast_client::{
     Connection, Error,

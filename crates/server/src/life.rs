@@ -12,7 +12,7 @@ use steadfast_store::{
 };
 use steadfast_types::{ReplicaId, Timestamp};
 use steadfast_watch::{Hub, NodeOptions, Nodes, Options as HubOptions};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -208,8 +208,8 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), Error> {
     let scheduler = Scheduler::new(store.clone(), planned);
     scheduler.record().await?;
 
-    let grpc_listener = bind(config.server.grpc, "--listen-grpc").await?;
-    let http_listener = bind(config.server.http, "--listen-http").await?;
+    let grpc_listener = bind(config.server.grpc, "--listen-grpc")?;
+    let http_listener = bind(config.server.http, "--listen-http")?;
     let bound = |listener: &TcpListener| listener.local_addr().map_err(Error::Http);
     let (grpc_address, http_address) = (bound(&grpc_listener)?, bound(&http_listener)?);
     let health = Health::new(hub.clone());
@@ -389,14 +389,26 @@ fn announce(
     }
 }
 
-async fn bind(address: SocketAddr, flag: &'static str) -> Result<TcpListener, Error> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| Error::Bind {
-            address,
-            flag,
-            source,
-        })
+/// Connections that wait to be taken, at most; the kernel makes it its own limit, `net.core.somaxconn`, if that is less. With the
+/// usual 128 a thousand clients that come back at once lose their first attempts, and try again a second later.
+const BACKLOG: u32 = 4_096;
+
+fn bind(address: SocketAddr, flag: &'static str) -> Result<TcpListener, Error> {
+    let bound = || {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4(),
+            SocketAddr::V6(_) => TcpSocket::new_v6(),
+        }?;
+        // A server that follows another one on the same port need not wait for the last packets of that one's connections.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    bound().map_err(|source| Error::Bind {
+        address,
+        flag,
+        source,
+    })
 }
 
 fn flatten<T, E>(ended: Result<Result<T, E>, tokio::task::JoinError>) -> Result<T, E> {

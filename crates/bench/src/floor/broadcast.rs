@@ -95,7 +95,7 @@ pub(super) async fn serve(args: &BroadcastArgs) -> Result<(), Error> {
         .encode_to_vec()
         .into(),
     };
-    let incoming = listen().await?;
+    let incoming = listen()?;
     builder(&args.settings)
         .add_service(broadcast)
         .serve_with_incoming_shutdown(incoming, abandoned())

@@ -122,7 +122,7 @@ pub(super) async fn serve(args: &EchoArgs) -> Result<(), Error> {
     let echo = Echo {
         answers: Arc::new(answers),
     };
-    let incoming = listen().await?;
+    let incoming = listen()?;
     builder(&args.settings)
         .add_service(echo)
         .serve_with_incoming_shutdown(incoming, abandoned())

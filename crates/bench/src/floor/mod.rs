@@ -8,11 +8,14 @@ mod echo;
 mod npm;
 mod publish;
 
-use std::time::Duration;
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use clap::Subcommand;
 use serde_json::json;
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::{net::TcpSocket, sync::mpsc};
 use tonic::transport::{Server, server::TcpIncoming};
 
 use crate::{error::Error, program::Settings};
@@ -37,6 +40,9 @@ pub(crate) enum FloorCommand {
 /// As the server sets it: when the kernel begins to ask a silent peer whether it is there.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 
+/// As the server sets it: connections that wait to be taken.
+const BACKLOG: u32 = 4_096;
+
 /// Serves until the bench goes away.
 pub(crate) async fn serve(command: &FloorCommand) -> Result<(), Error> {
     match command {
@@ -56,9 +62,13 @@ fn builder(settings: &Settings) -> Server {
 }
 
 /// Listens as the server does.
-async fn listen() -> Result<TcpIncoming, Error> {
+fn listen() -> Result<TcpIncoming, Error> {
     let failed = || Error::io("listening on loopback");
-    let listener = TcpListener::bind("127.0.0.1:0").await.map_err(failed())?;
+    let socket = TcpSocket::new_v4().map_err(failed())?;
+    socket
+        .bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+        .map_err(failed())?;
+    let listener = socket.listen(BACKLOG).map_err(failed())?;
     announce(&listener.local_addr().map_err(failed())?.to_string());
     Ok(TcpIncoming::from(listener)
         .with_nodelay(Some(true))

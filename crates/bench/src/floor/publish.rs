@@ -68,7 +68,7 @@ pub(super) async fn serve(args: &PublishArgs) -> Result<(), Error> {
     let service = WatchServiceServer::new(publisher)
         .max_decoding_message_size(args.settings.max_message_bytes)
         .max_encoding_message_size(args.settings.max_message_bytes);
-    let incoming = listen().await?;
+    let incoming = listen()?;
     builder(&args.settings)
         .add_service(service)
         .serve_with_incoming_shutdown(incoming, abandoned())
