@@ -347,12 +347,7 @@ impl Shared {
         let before = told.borrow_and_update().told;
         let others = self.wakeups.others() as u64;
         self.wakeups.ask_about_nodes(false);
-        if let Err(error) = self.write_all(false).await {
-            tracing::debug!(
-                error = &error as &dyn std::error::Error,
-                "cannot write down what nodes have applied"
-            );
-        }
+        self.write_apart().await;
         let all_told = told.wait_for(|news| news.told >= before + others);
         // Whoever does not answer is shown as it was last known.
         drop(tokio::time::timeout(FRESHEN, all_told).await);

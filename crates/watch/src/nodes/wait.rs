@@ -7,7 +7,7 @@ use std::{
 
 use steadfast_store::{NodeRow, NodeState, NodeTally, NodeWanted};
 use steadfast_types::{Cursor, Revision};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{NodeError, Nodes, Shared, WAITS};
 
@@ -53,6 +53,14 @@ impl Drop for Waiting {
     }
 }
 
+// === impl Waited ===
+
+impl Waited {
+    fn names_somebody(&self) -> bool {
+        !self.lagging.is_empty() || !self.unknown.is_empty()
+    }
+}
+
 // === impl Nodes ===
 
 impl Nodes {
@@ -74,12 +82,7 @@ impl Nodes {
         };
         let _waiting = Waiting::new(shared);
         // What is known here counts from the first moment, also for a call that does not wait.
-        if let Err(error) = shared.write_all(false).await {
-            tracing::debug!(
-                error = &error as &dyn std::error::Error,
-                "cannot write down what nodes have applied"
-            );
-        }
+        drop(timeout_at(deadline, shared.write_apart()).await);
         let mut written = shared.written.subscribe();
         let mut news = shared.wakeups.subscribe_to_nodes();
         let mut ask = Instant::now();
@@ -106,7 +109,12 @@ impl Nodes {
             any_history = false;
             let complete = tally.level == required(wanted, &tally);
             if complete || began >= deadline {
-                return self.answer(cursor, wanted, complete).await;
+                let waited = self.answer(cursor, wanted, complete).await?;
+                if complete || waited.names_somebody() {
+                    return Ok(waited);
+                }
+                // Those who lagged have it since: that is for the next look to say.
+                continue;
             }
             let next = deadline.min(Instant::now() + POLL);
             tokio::select! {
@@ -139,24 +147,13 @@ impl Nodes {
         let (applied, lagging): (Vec<_>, Vec<_>) = newest(rows)
             .into_iter()
             .partition(|row| has(row, cursor.revision));
-        let complete = complete || (lagging.is_empty() && unknown.is_empty());
-        Ok(if complete {
-            // Whoever came since then is not what was waited for.
-            Waited {
-                complete,
-                cursor,
-                applied,
-                lagging: Vec::new(),
-                unknown: Vec::new(),
-            }
-        } else {
-            Waited {
-                complete,
-                cursor,
-                applied,
-                lagging,
-                unknown,
-            }
+        // Whoever came since it was complete is not what was waited for.
+        Ok(Waited {
+            complete,
+            cursor,
+            applied,
+            lagging: if complete { Vec::new() } else { lagging },
+            unknown: if complete { Vec::new() } else { unknown },
         })
     }
 }

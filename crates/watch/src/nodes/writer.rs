@@ -205,6 +205,18 @@ impl Shared {
         Ok(())
     }
 
+    /// The same for a caller who may leave: what was taken to be written down must not be lost with it.
+    pub(super) async fn write_apart(self: &Arc<Self>) {
+        let shared = Arc::clone(self);
+        let written = tokio::spawn(async move { shared.write_all(false).await }).await;
+        if let Ok(Err(error)) = written {
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "cannot write down what nodes have applied"
+            );
+        }
+    }
+
     /// Writes down what has become of streams; with `sent`, also of those of which only that they were sent more is new.
     pub(super) async fn write_seats(
         self: &Arc<Self>,

@@ -411,6 +411,27 @@ async fn a_registration_whose_caller_left_comes_to_an_end() {
     }
 }
 
+/// A caller who leaves in the middle of a write takes nothing with it that was to be written down.
+#[tokio::test]
+async fn a_wait_that_is_given_up_loses_no_report() {
+    let database = TestDatabase::create_empty().await;
+    for database in [None, Some(&database)] {
+        let replica = Replica::start(database, NEVER).await;
+        let stream = replica.open("n", "i").await;
+        for round in 0..60 {
+            let cursor = replica.publish().await;
+            stream.sent(cursor);
+            replica.report(&name("n", "i"), cursor).await.unwrap();
+            let patience = Duration::from_micros(50 * round);
+            let given_up = replica.wait(cursor, &["nobody"], PATIENCE);
+            let given_up = tokio::time::timeout(patience, given_up).await;
+            assert!(given_up.is_err(), "{given_up:?}");
+            let waited = replica.wait(cursor, &[], PATIENCE).await;
+            assert!(waited.complete, "round {round}: {waited:?}");
+        }
+    }
+}
+
 /// A database that was restored does not know who watches, or believes in streams that have long ended.
 #[tokio::test]
 async fn who_watches_is_written_down_again_after_a_restore() {
