@@ -14,7 +14,7 @@ use steadfast_client::{
 };
 use tokio::time::Instant;
 
-use super::stage::{Stage, list, node, open, publish, report, try_wait, wait};
+use super::stage::{Stage, list, node, open, publish, report, try_wait, wait, watchers};
 use crate::{
     scene::{Engine, head},
     watch::next,
@@ -80,9 +80,10 @@ async fn a_report_above_what_was_sent_is_refused_on_every_replica() {
             }
         }
         let waited = wait(stage.connection(1), &above, Duration::ZERO).await;
+        // A replica may lag too, for a moment.
         assert_eq!(
-            waited.lagging.len(),
-            1,
+            watchers(&waited.lagging),
+            ["web"],
             "the refused reports count for nothing"
         );
     }
