@@ -7,6 +7,7 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use steadfast_store::{Error, Page, Read, Store};
@@ -28,6 +29,9 @@ const TURN: i64 = 4_096;
 /// Pages kept, and their bytes in memory, roughly; at least the newest.
 const PAGES: usize = 8;
 const PAGES_BYTES: usize = 12 << 20;
+
+/// How long pages are kept for streams that are yet to come back.
+const KEPT: Duration = Duration::from_secs(10);
 
 /// Consecutive revisions of the log.
 #[derive(Debug)]
@@ -62,6 +66,8 @@ struct Held {
     bytes: usize,
     /// Streams off the ring.
     readers: usize,
+    /// When the last of them was level.
+    idle_since: Option<Instant>,
 }
 
 // === impl ReplayPage ===
@@ -184,11 +190,19 @@ impl Replay {
         held.readers += 1;
     }
 
-    /// Counts one that is level, or closed. With the last, the pages go.
+    /// Counts one that is level, or closed.
     pub(crate) fn leave(&self) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.readers = held.readers.saturating_sub(1);
-        if held.readers == 0 {
+        held.idle_since = (held.readers == 0).then(Instant::now);
+    }
+
+    /// Lets the pages go when nobody has been off the ring for a while. Not at once: those who come back together do not come at
+    /// one moment, and each may be level before the next.
+    pub(crate) fn expire(&self) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_over = |since: Instant| since.elapsed() >= KEPT;
+        if held.readers == 0 && held.idle_since.is_some_and(is_over) && !held.pages.is_empty() {
             (held.pages, held.bytes) = (VecDeque::new(), 0);
         }
     }

@@ -84,6 +84,7 @@ pub(crate) async fn run(inner: Arc<Inner>, wakeups: Wakeups) {
                         }
                         waits = Backoff::RECONNECT.waits();
                         set_degraded(&inner, false);
+                        inner.replay.expire();
                         earliest = if found { begun + SPACING } else { begun };
                         next = next.max(earliest);
                     }

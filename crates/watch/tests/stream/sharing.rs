@@ -82,6 +82,27 @@ async fn streams_that_resume_at_about_the_same_place_read_the_log_together() {
     }
 }
 
+/// They come back within seconds, and each may be level before the next one comes.
+#[tokio::test]
+async fn streams_that_resume_one_after_the_other_read_the_log_once() {
+    let options = Options {
+        ring_revisions: 1,
+        poll_interval: Duration::from_secs(600),
+        ..OPTIONS
+    };
+    let (faults, reads) = counting("log_page");
+    let fixture = Fixture::open_with(options, None, faults).await;
+    let cursors = behind(&fixture, 50).await;
+    let before = reads.load(Ordering::SeqCst);
+    for n in 0..20 {
+        let mut stream = fixture.watch(Start::After(cursors[&n])).await;
+        assert_eq!(revisions(&mut stream, 50).await.len(), 50 - n as usize);
+    }
+    let pages = reads.load(Ordering::SeqCst) - before;
+    // The tailer may still look once because of its kick.
+    assert!((1..=2).contains(&pages), "{pages} pages were read");
+}
+
 /// Where they are cannot be told apart from where they may be, so it is not asked apart either.
 #[tokio::test]
 async fn resuming_off_the_ring_asks_the_database_nothing_but_pages() {
