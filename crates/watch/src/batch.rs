@@ -17,7 +17,8 @@ use prost::{
 use steadfast_types::Cursor;
 
 use crate::{
-    Filters, Revision, SharedChange, Value, Values, revision::message_of, values::VALUE_BYTES,
+    Filters, Revision, SharedChange, Value, Values, frame::FrameBuilder, revision::message_of,
+    values::VALUE_BYTES,
 };
 
 /// A batch ends at a multiple of so many revisions, and between two batches other tasks get their turn.
@@ -67,8 +68,8 @@ pub(crate) struct Assembled {
     /// The last revision goes on.
     pub(crate) more: bool,
     pub(crate) changes: usize,
-    /// The encoded `WatchResponse`; empty if nothing matches.
-    pub(crate) response: Bytes,
+    /// The framed `WatchResponse`; empty if nothing matches.
+    pub(crate) frame: Bytes,
 }
 
 /// Batches of the last moments.
@@ -93,7 +94,7 @@ struct SharedBatch {
     assembled: Assembled,
 }
 
-/// Puts changes together as one encoded `WatchResponse`.
+/// Puts changes together as one framed `WatchResponse`.
 #[derive(Debug, Default)]
 pub(crate) struct BatchEncoder {
     changes: BytesMut,
@@ -138,14 +139,14 @@ impl Reader<'_> {
             && skip == 0
             && !self.caused(revision)
             && !revision.changes.is_empty()
-            && revision.response().len() <= BATCH_BYTES
+            && revision.frame().len() <= BATCH_BYTES
         {
             return Assembled {
                 through: revision.cursor(after.store_id),
                 of_next: 0,
                 more: false,
                 changes: revision.changes.len(),
-                response: revision.response().clone(),
+                frame: revision.frame().clone(),
             };
         }
         let mut batch = BatchEncoder::default();
@@ -230,13 +231,13 @@ impl SharedBatches {
             assembled: assembled.clone(),
         };
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
-        held.bytes += batch.assembled.response.len();
+        held.bytes += batch.assembled.frame.len();
         held.batches.push_front(batch);
         while held.batches.len() > SHARED || held.bytes > SHARED_BYTES {
             let Some(oldest) = held.batches.pop_back() else {
                 break;
             };
-            held.bytes -= oldest.assembled.response.len();
+            held.bytes -= oldest.assembled.frame.len();
         }
     }
 
@@ -300,7 +301,7 @@ impl BatchEncoder {
             of_next,
             more,
             changes,
-            response: if changes > 0 {
+            frame: if changes > 0 {
                 self.encode(through, more).0
             } else {
                 Bytes::new()
@@ -308,28 +309,28 @@ impl BatchEncoder {
         }
     }
 
-    /// The encoded `WatchResponse`, and where its changes begin.
+    /// The framed `WatchResponse`, and where its changes begin.
     pub(crate) fn encode(self, cursor: Cursor, more: bool) -> (Bytes, usize) {
         let cursor = message_of(cursor);
         let cursor_len = cursor.encoded_len();
         let more_len = if more { 2 } else { 0 };
         let len =
             self.changes.len() + 1 + encoded_len_varint(cursor_len as u64) + cursor_len + more_len;
-        let mut out = BytesMut::with_capacity(len + 8);
-        encode_key(RESPONSE_BATCH, WireType::LengthDelimited, &mut out);
-        encode_varint(len as u64, &mut out);
-        let begin = out.len();
-        out.put_slice(&self.changes);
-        encode_key(BATCH_CURSOR, WireType::LengthDelimited, &mut out);
-        encode_varint(cursor_len as u64, &mut out);
+        let mut out = FrameBuilder::with_capacity(len + 8);
+        encode_key(RESPONSE_BATCH, WireType::LengthDelimited, &mut out.bytes);
+        encode_varint(len as u64, &mut out.bytes);
+        let begin = out.bytes.len();
+        out.bytes.put_slice(&self.changes);
+        encode_key(BATCH_CURSOR, WireType::LengthDelimited, &mut out.bytes);
+        encode_varint(cursor_len as u64, &mut out.bytes);
         cursor
-            .encode(&mut out)
+            .encode(&mut out.bytes)
             .expect("a growing buffer has room for the message");
         if more {
-            encode_key(BATCH_MORE, WireType::Varint, &mut out);
-            encode_varint(1, &mut out);
+            encode_key(BATCH_MORE, WireType::Varint, &mut out.bytes);
+            encode_varint(1, &mut out.bytes);
         }
-        (out.freeze(), begin)
+        (out.finish(), begin)
     }
 
     /// Bytes of the changes so far.

@@ -14,6 +14,7 @@
 mod batch;
 mod error;
 mod filter;
+mod frame;
 mod hub;
 pub mod metric;
 mod nodes;

@@ -32,8 +32,8 @@ pub struct Revision {
     pub origin: Box<str>,
     /// All of its changes.
     pub changes: Vec<SharedChange>,
-    /// The `WatchResponse` that hands this whole revision to a subscriber who wants all of it and did not cause it.
-    response: Bytes,
+    /// The framed `WatchResponse` that hands this whole revision to a subscriber who wants all of it and did not cause it.
+    frame: Bytes,
     /// Roughly what it takes in memory.
     bytes: usize,
 }
@@ -60,11 +60,11 @@ impl Revision {
             batch.push(change, false, None);
             ends.push(batch.len());
         }
-        let (response, begin) = batch.encode(cursor, false);
+        let (frame, begin) = batch.encode(cursor, false);
         // Held once: each change is a part of the whole.
         for (change, end) in changes.iter_mut().zip(ends) {
             let end = begin + end;
-            change.body = response.slice(end - change.body.len()..end);
+            change.body = frame.slice(end - change.body.len()..end);
         }
         let names: usize = changes
             .iter()
@@ -74,10 +74,10 @@ impl Revision {
             number: entry.revision,
             mark: entry.mark,
             time: entry.time,
-            bytes: response.len() + names + 160 + 64 * changes.len(),
+            bytes: frame.len() + names + 160 + 64 * changes.len(),
             origin: entry.origin.as_str().into(),
             changes,
-            response,
+            frame,
         }
     }
 
@@ -88,8 +88,8 @@ impl Revision {
     }
 
     /// The shared answer; see the field.
-    pub(crate) fn response(&self) -> &Bytes {
-        &self.response
+    pub(crate) fn frame(&self) -> &Bytes {
+        &self.frame
     }
 
     /// Where it stands.
@@ -153,6 +153,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::frame::PREFIX_BYTES;
 
     fn entry(changes: Vec<(String, Vec<u8>)>) -> Entry {
         Entry {
@@ -185,7 +186,11 @@ mod tests {
                 encoder.push(change, own, None);
             }
             let cursor = revision.cursor(store_id);
-            let decoded = api::WatchResponse::decode(encoder.encode(cursor, more).0).unwrap();
+            let frame = encoder.encode(cursor, more).0;
+            let (prefix, message) = frame.split_at(PREFIX_BYTES);
+            let [len0, len1, len2, len3] = u32::try_from(message.len()).unwrap().to_be_bytes();
+            prop_assert_eq!(prefix, &[0, len0, len1, len2, len3]);
+            let decoded = api::WatchResponse::decode(message).unwrap();
             let Some(api::watch_response::Event::Batch(batch)) = decoded.event else {
                 panic!("not a batch");
             };
@@ -198,7 +203,7 @@ mod tests {
                 prop_assert_eq!(change.own, own);
                 prop_assert_eq!((change.revision, change.op()), (7, api::Op::Delete));
             }
-            let shared = api::WatchResponse::decode(revision.response().clone()).unwrap();
+            let shared = api::WatchResponse::decode(&revision.frame()[PREFIX_BYTES..]).unwrap();
             let Some(api::watch_response::Event::Batch(shared)) = shared.event else {
                 panic!("not a batch");
             };

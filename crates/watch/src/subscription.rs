@@ -3,7 +3,6 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use prost::Message as _;
 use steadfast_api::watch::v1 as api;
 use steadfast_types::{Backoff, Cursor, Revision as Number};
 use tokio::{
@@ -14,6 +13,7 @@ use tokio::{
 use crate::{
     End, Filters, Position, Revision, Values,
     batch::{Assembled, Reader, STEP, Wants},
+    frame::frame,
     hub::{Inner, Judged, StreamPermit},
     metric,
     replay::ReplayPage,
@@ -103,14 +103,14 @@ pub enum Event {
     },
 }
 
-/// Changes, encoded as the answer that carries them.
+/// Changes, framed as the answer that carries them.
 #[derive(Debug, Clone)]
 pub struct Batch {
     /// Everything at or below it that matches was delivered.
     pub cursor: Cursor,
     /// How many changes.
     pub changes: usize,
-    response: Bytes,
+    frame: Bytes,
 }
 
 /// An open stream. It holds no buffer: [`Subscription::next`] takes what is there when it is called.
@@ -368,7 +368,7 @@ impl Subscription {
         Some(Event::Batch(Batch {
             cursor: self.cursor,
             changes: assembled.changes,
-            response: assembled.response,
+            frame: assembled.frame,
         }))
     }
 
@@ -488,12 +488,13 @@ impl Drop for Subscription {
 // === impl Event ===
 
 impl Event {
-    /// The encoded `WatchResponse`.
+    /// The `WatchResponse` as gRPC sends it: a flag that it is not compressed, its length in four bytes, big-endian, and the encoded
+    /// message. The bytes of a batch are shared with other streams.
     #[must_use]
-    pub fn encode(&self) -> Bytes {
+    pub fn frame(&self) -> Bytes {
         use api::watch_response::{self as response, Event as E};
         let event = match self {
-            Self::Batch(batch) => return batch.response.clone(),
+            Self::Batch(batch) => return batch.frame.clone(),
             Self::Opened { head, compacted } => E::Opened(response::Opened {
                 head: Some(message_of(*head)),
                 compacted: Some(message_of(*compacted)),
@@ -515,8 +516,6 @@ impl Event {
                 compacted: Some(message_of(*compacted)),
             }),
         };
-        api::WatchResponse { event: Some(event) }
-            .encode_to_vec()
-            .into()
+        frame(&api::WatchResponse { event: Some(event) })
     }
 }

@@ -10,16 +10,18 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use prost::Message;
 use steadfast_api::{
     registry::v1::{self as registry, registry_service_server::RegistryServiceServer},
     schema::v1::{self as schema, schema_service_server::SchemaServiceServer},
     watch::v1::{self as watch, watch_service_server::WatchServiceServer},
 };
+use tokio::sync::oneshot;
 use tonic::{
     Request, Response, Status,
     body::Body,
-    server::{Grpc, NamedService, ServerStreamingService, UnaryService},
+    server::{Grpc, NamedService, UnaryService},
 };
 use tower::Service;
 
@@ -177,26 +179,23 @@ impl Service<http::Request<Body>> for WatchRoute {
         if request.uri().path() != "/steadfast.watch.v1.WatchService/Watch" {
             return self.rest.call(request);
         }
-        let stream = WatchStream(Arc::clone(&self.edge));
-        let mut grpc = Grpc::new(RawCodec::<watch::WatchRequest>::default())
-            .max_decoding_message_size(self.max_bytes);
-        Box::pin(async move { Ok(grpc.server_streaming(stream, request).await) })
-    }
-}
-
-struct WatchStream(Arc<WatchEdge>);
-
-impl ServerStreamingService<watch::WatchRequest> for WatchStream {
-    type Response = Encoded;
-    type ResponseStream = Pin<Box<dyn futures::Stream<Item = Result<Encoded, Status>> + Send>>;
-    type Future =
-        Pin<Box<dyn Future<Output = Result<Response<Self::ResponseStream>, Status>> + Send>>;
-
-    fn call(&mut self, request: Request<watch::WatchRequest>) -> Self::Future {
-        let edge = Arc::clone(&self.0);
+        let edge = Arc::clone(&self.edge);
+        let max_bytes = self.max_bytes;
         Box::pin(async move {
-            let answer = edge.watch(request).await?;
-            Ok(answer.map(|stream| Box::pin(stream) as Self::ResponseStream))
+            // tonic reads the request and answers with the head; what would follow it is an empty message, whose place the stream takes.
+            let (send, mut open) = oneshot::channel();
+            let request = unary(request, max_bytes, move |request: watch::WatchRequest| {
+                Reply::later(async move {
+                    let body = edge.watch(request).await?;
+                    send.send(body).map_err(|_| status::internal())?;
+                    Ok(Encoded::from(Bytes::new()))
+                })
+            });
+            let answer = request.await?;
+            Ok(match open.try_recv() {
+                Ok(body) => answer.map(|_| body),
+                Err(_) => answer,
+            })
         })
     }
 }

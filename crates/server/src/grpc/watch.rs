@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::{Stream, stream};
+use futures::stream;
+use http::HeaderMap;
+use http_body::Frame;
+use http_body_util::StreamBody;
 use steadfast_api::{
     common::v1 as common,
     watch::v1::{self as api, watch_service_server as generated},
@@ -14,9 +17,9 @@ use steadfast_watch::{
     Filters, Hub, NewStream, NodeStream, Nodes, OnLost, Pace, PublishLimits, Start,
     SubscribeOptions, Subscription, Values, check_publish,
 };
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, body::Body};
 
-use super::{nodes::opened_by, raw::Encoded, status};
+use super::{nodes::opened_by, status};
 
 /// Callers have no identity yet.
 const ANONYMOUS: &str = "";
@@ -40,6 +43,13 @@ struct Open {
     node: Option<NodeStream>,
 }
 
+/// How a stream ends that was open.
+fn trailers(end: &Status) -> Result<HeaderMap, Status> {
+    let mut trailers = HeaderMap::new();
+    end.add_header(&mut trailers)?;
+    Ok(trailers)
+}
+
 /// The shortest and longest pause between two progress messages that a watcher may ask for.
 const PROGRESS: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(600);
@@ -47,13 +57,8 @@ const PROGRESS: std::ops::RangeInclusive<Duration> =
 // === impl WatchEdge ===
 
 impl WatchEdge {
-    /// Opens a stream of encoded answers.
-    pub(crate) async fn watch(
-        self: Arc<Self>,
-        request: Request<api::WatchRequest>,
-    ) -> Result<Response<impl Stream<Item = Result<Encoded, Status>> + Send + 'static>, Status>
-    {
-        let request = request.into_inner();
+    /// Opens a stream.
+    pub(crate) async fn watch(self: Arc<Self>, request: api::WatchRequest) -> Result<Body, Status> {
         let node = opened_by(request.node.as_ref().unwrap_or(&api::Node::default()))?;
         let options = self.options(request)?;
         let subscription = self
@@ -76,7 +81,9 @@ impl WatchEdge {
         };
         let edge = self;
         let open = Open { subscription, node };
-        let stream = stream::unfold(Some(open), move |open| {
+        // The frames themselves, with bytes that other streams share: tonic would copy each into a buffer of this stream's own, and
+        // a thousand that come back together each hold a batch.
+        let frames = stream::unfold(Some(open), move |open| {
             let edge = Arc::clone(&edge);
             async move {
                 let mut open = open?;
@@ -85,13 +92,16 @@ impl WatchEdge {
                         if let Some(node) = &open.node {
                             node.sent(open.subscription.cursor());
                         }
-                        (Ok(Encoded::from(event.encode())), Some(open))
+                        (Ok(Frame::data(event.frame())), Some(open))
                     }
-                    Err(end) => (Err(status::of_end(end, edge.jitter())), None),
+                    Err(end) => {
+                        let end = status::of_end(end, edge.jitter());
+                        (trailers(&end).map(Frame::trailers), None)
+                    }
                 })
             }
         });
-        Ok(Response::new(stream))
+        Ok(Body::new(StreamBody::new(frames)))
     }
 
     fn options(&self, request: api::WatchRequest) -> Result<SubscribeOptions, Status> {

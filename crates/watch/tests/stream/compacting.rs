@@ -6,16 +6,15 @@ use std::{
 };
 
 use futures::future::join_all;
-use prost::Message as _;
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use steadfast_api::watch::v1::{WatchResponse, watch_response::Event as Wire};
+use steadfast_api::watch::v1::watch_response::Event as Wire;
 use steadfast_testkit::history::{Committed, Event, Segment, StartAt, WatcherLog, check, key};
 use steadfast_types::{Cursor, Mark, Revision};
 use steadfast_watch::{
     End, Event as Told, Filters, OnLost, Options, Pace, ResetReason, Start, SubscribeOptions,
 };
 
-use crate::scene::{Fixture, OPTIONS, from, keys_until, next, opened};
+use crate::scene::{Fixture, OPTIONS, decoded, from, keys_until, next, opened};
 
 /// Whoever is a little behind reads the log, in many pages.
 const SMALL: Options = Options {
@@ -64,9 +63,7 @@ async fn a_replay_that_compaction_passes_is_told_and_never_skips() {
             {
                 break (reason, head, compacted);
             }
-            let Ok(Some(Wire::Batch(batch))) =
-                WatchResponse::decode(told.encode()).map(|wire| wire.event)
-            else {
+            let Wire::Batch(batch) = decoded(&told.frame()) else {
                 panic!("{told:?}");
             };
             seen.extend(batch.changes.into_iter().map(|change| change.revision));
@@ -169,8 +166,7 @@ async fn watch(
     loop {
         let told = tokio::time::timeout(Duration::from_secs(20), stream.next()).await;
         let told = told.expect("progress, at least").unwrap();
-        let wire = WatchResponse::decode(told.encode()).unwrap().event.unwrap();
-        events.push(event(wire));
+        events.push(event(decoded(&told.frame())));
         let head = fixture.hub.position().borrow().applied;
         if stop.load(Ordering::SeqCst) && head.revision.0 == 600 && stream.cursor() == head {
             // What it stands at was told, not only reached.

@@ -221,10 +221,15 @@ pub(crate) async fn next(subscription: &mut Subscription) -> Wire {
         .await
         .expect("an event within 20 s")
         .unwrap();
-    WatchResponse::decode(event.encode())
-        .unwrap()
-        .event
-        .unwrap()
+    decoded(&event.frame())
+}
+
+/// What a client reads from a frame: five bytes of prefix, and the message.
+pub(crate) fn decoded(frame: &bytes::Bytes) -> Wire {
+    let (prefix, message) = frame.split_at(5);
+    let len = u32::try_from(message.len()).unwrap().to_be_bytes();
+    assert_eq!(prefix, [&[0], &len[..]].concat(), "not compressed, as long");
+    WatchResponse::decode(message).unwrap().event.unwrap()
 }
 
 pub(crate) async fn opened(subscription: &mut Subscription) {

@@ -16,7 +16,7 @@ use steadfast_watch::{
 };
 use tokio::sync::watch;
 
-use crate::scene::{Fixture, OPTIONS, counting, from, keys_until, next, opened};
+use crate::scene::{Fixture, OPTIONS, counting, decoded, from, keys_until, next, opened};
 
 /// A log of so many revisions, all of them off the ring, and some of their cursors.
 async fn behind(fixture: &Fixture, revisions: i64) -> BTreeMap<i64, Cursor> {
@@ -143,13 +143,12 @@ async fn what_is_put_together_for_one_stream_is_handed_to_others() {
             let mut stream = fixture.hub.subscribe(options).await.unwrap();
             opened(&mut stream).await;
             match stream.next().await.unwrap() {
-                event @ Event::Batch(_) => event.encode(),
+                event @ Event::Batch(_) => event.frame(),
                 other => panic!("{other:?}"),
             }
         };
         let keys = |bytes: &bytes::Bytes| -> Vec<(String, bool)> {
-            let message = steadfast_api::watch::v1::WatchResponse::decode(bytes.clone()).unwrap();
-            match message.event.unwrap() {
+            match decoded(bytes) {
                 Wire::Batch(batch) => {
                     let changes = batch.changes.into_iter();
                     changes.map(|change| (change.key, change.own)).collect()
