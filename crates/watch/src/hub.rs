@@ -217,7 +217,7 @@ impl Hub {
             let read = inner.draining.run_until_cancelled(read).await;
             return Ok(read.ok_or(Error::Draining)??);
         }
-        Ok(match inner.store.locate(cursor).await? {
+        Ok(match Box::pin(inner.store.locate(cursor)).await? {
             Located::Here => Judged::GoesOn(None),
             Located::Compacted => Judged::Lost(ResetReason::Compacted),
             Located::Diverged => Judged::Lost(ResetReason::StoreChanged),

@@ -135,7 +135,8 @@ impl Replay {
     ) -> Result<Found, Error> {
         match self.held(cursor) {
             Some(page) => Ok(Found::Page(page)),
-            None => self.read(store, cursor, compacted, limit).await,
+            // Large, and of those who wait for the same turn only one gets here: the others would have room for it too.
+            None => Box::pin(self.read(store, cursor, compacted, limit)).await,
         }
     }
 
