@@ -41,6 +41,10 @@ use crate::{
     error::Error,
 };
 
+/// The server's: a floor must not be lower or higher for the sake of another.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
