@@ -64,8 +64,8 @@ pub use error::Error;
 pub use http::{Answer, BodyEncoding, Credential, Get, HttpClient, HttpOptions, METRIC_NAMES};
 pub use listing::{HttpListing, ListedResource, ListingPages};
 pub use npm::{
-    Algorithm, Integrity, InvalidIntegrity, InvalidName, NpmConfig, NpmRegistry, PackageName,
-    Packument, PackumentAnswer, PackumentWarning, Places, Repository, TarballFindings, TarballHost,
-    TarballLimits, VersionEntry,
+    Algorithm, Integrity, InvalidIntegrity, InvalidManifest, InvalidName, Manifest, NpmConfig,
+    NpmRegistry, PackageName, Packument, PackumentAnswer, PackumentWarning, Places, Repository,
+    TarballFindings, TarballHost, TarballLimits, VersionEntry,
 };
 pub use reqwest::Url;

@@ -11,6 +11,8 @@ mod tarball;
 pub use config::{NpmConfig, Places, TarballHost};
 pub use integrity::{Algorithm, Integrity, InvalidIntegrity};
 pub use name::{InvalidName, PackageName};
-pub use packument::{Packument, PackumentWarning, Repository, VersionEntry};
+pub use packument::{
+    InvalidManifest, Manifest, Packument, PackumentWarning, Repository, VersionEntry,
+};
 pub use registry::{NpmRegistry, PackumentAnswer};
 pub use tarball::{TarballFindings, TarballLimits};
