@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use steadfast_api::registry::v1 as proto;
 use steadfast_types::Timestamp;
 
-use crate::{range::parse_version, specifier::LATEST};
+use crate::{range::place, specifier::LATEST};
 
 /// A package, as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -61,7 +61,7 @@ pub struct RepositoryDocument {
 /// One version of a package, as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct VersionDocument {
-    /// A semantic version.
+    /// A semantic version, or [`LOCAL`](crate::range::LOCAL).
     pub version: String,
     /// When it was published, if the registry says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -118,7 +118,7 @@ impl PackageDocument {
         let mut parsed: Vec<(Version, VersionDocument)> = self
             .versions
             .into_iter()
-            .filter_map(|version| Some((parse_version(&version.version)?, version)))
+            .filter_map(|version| Some((place(&version.version)?, version)))
             .collect();
         // Versions that differ only in build metadata are equal to npm; their text decides, so that the order is fixed.
         parsed.sort_by(|(a, left), (b, right)| {
