@@ -13,6 +13,7 @@ pub mod fault;
 #[cfg(feature = "floors")]
 pub mod floor;
 mod lease;
+mod local;
 mod log;
 mod meta;
 pub mod metric;
@@ -49,6 +50,7 @@ pub use drift::{
 };
 pub use error::{Error, Outcome};
 pub use lease::Lease;
+pub use local::{LocalReport, LocalSave, LocalSaved, LocalView, PackageOrigin};
 pub use log::{Change, Entry, Head, Landed, Located, Op, Page, Read};
 pub use migrate::{MigrateReport, schema_version};
 pub use node::{
@@ -234,6 +236,7 @@ fn all_statements() -> Vec<&'static engine::Sql> {
         compact::STATEMENTS,
         &drift::statements(),
         lease::STATEMENTS,
+        local::STATEMENTS,
         log::STATEMENTS,
         meta::STATEMENTS,
         migrate::STATEMENTS,

@@ -260,30 +260,11 @@ impl Store {
             prune_blobs(&mut tx).await?;
         }
         let landed = log::append_each(&mut tx, &revisions).await?;
-        // New rows under a number that is ours: no lock that anyone else could hold.
-        let first = last - i64::try_from(items).unwrap_or(i64::MAX) + 1;
         let landed_items = brought.iter().zip(&landed).flat_map(|(refreshed, landed)| {
             let revision = landed.map(|landed| landed.revision.0);
             refreshed.items.iter().map(move |item| (item, revision))
         });
-        let rows: Vec<ItemEntry<'_>> = (first..)
-            .zip(landed_items)
-            .map(|(seq, (item, revision))| ItemEntry {
-                seq,
-                kind: &item.kind,
-                package: &item.package,
-                version: &item.version,
-                outcome: &item.outcome,
-                reason: &item.reason,
-                message: &item.message,
-                revision: revision.filter(|_| item.outcome == "changed"),
-            })
-            .collect();
-        if !rows.is_empty() {
-            let rows = serde_json::to_string(&rows).map_err(|_| Error::Corrupt("refresh item"))?;
-            let added = tx.statement(&ITEMS).bind(run_id).bind(rows);
-            added.execute().await?;
-        }
+        add_items(&mut tx, run_id, last, landed_items.collect()).await?;
         tx.commit().await?;
         Ok(landed.into_iter().flatten().last())
     }
@@ -342,8 +323,39 @@ impl Store {
     }
 }
 
+/// Adds items, each with the revision that stored what it is about; `last` is the number of the last of them.
+pub(crate) async fn add_items(
+    tx: &mut Tx,
+    run_id: &str,
+    last: i64,
+    items: Vec<(&RefreshItemRow, Option<i64>)>,
+) -> Result<(), Error> {
+    if items.is_empty() {
+        return Ok(());
+    }
+    // New rows under a number that is ours: no lock that anyone else could hold.
+    let first = last - i64::try_from(items.len()).unwrap_or(i64::MAX) + 1;
+    let rows: Vec<ItemEntry<'_>> = (first..)
+        .zip(items)
+        .map(|(seq, (item, revision))| ItemEntry {
+            seq,
+            kind: &item.kind,
+            package: &item.package,
+            version: &item.version,
+            outcome: &item.outcome,
+            reason: &item.reason,
+            message: &item.message,
+            revision: revision.filter(|_| item.outcome == "changed"),
+        })
+        .collect();
+    let rows = serde_json::to_string(&rows).map_err(|_| Error::Corrupt("refresh item"))?;
+    let added = tx.statement(&ITEMS).bind(run_id).bind(rows);
+    added.execute().await?;
+    Ok(())
+}
+
 /// Locks the run's row, counts, and returns the number of the last item.
-async fn count_items(
+pub(crate) async fn count_items(
     tx: &mut Tx,
     lease: &Lease,
     run_id: &str,
@@ -383,7 +395,7 @@ async fn is_recorded(tx: &mut Tx, run_id: &str, brought: &[Refreshed]) -> Result
 }
 
 /// Writes a package's rows and returns what to announce.
-async fn apply(tx: &mut Tx, write: &PackageWrite) -> Result<Vec<Change>, Error> {
+pub(crate) async fn apply(tx: &mut Tx, write: &PackageWrite) -> Result<Vec<Change>, Error> {
     let mut changes = Vec::new();
     match (&write.package, &write.etag) {
         (Some(row), _) => {
