@@ -24,6 +24,7 @@ use crate::{
     error::Error,
     executor::Executor,
     follow::{Follower, Memory},
+    local::Local,
     lookup::MAX_BATCH,
     options::Options,
     refresh::Asker,
@@ -95,13 +96,17 @@ impl Catalog {
                 .run_until_cancelled_owned(follower.run(subscription)),
         );
         let asked = Arc::new(Notify::new());
+        let local = Arc::new(Local::new(&options, &memory));
+        local.start(&store, wakeups, &compiled, &options, stop, tasks);
         let asker = Asker {
             store: store.clone(),
             options: Arc::clone(&options),
+            local: Arc::clone(&local),
             asked: Arc::clone(&asked),
         };
         if !options.sources.is_empty() {
-            if options.refresh_on_empty {
+            // Local sources are read without being asked.
+            if options.refresh_on_empty && !options.packages().is_empty() {
                 asker.ask_if_empty().await?;
             }
             let executor = Executor {
@@ -110,6 +115,7 @@ impl Catalog {
                 compiled,
                 memory: Arc::clone(&memory),
                 options: Arc::clone(&options),
+                local,
                 asked,
             };
             tasks.spawn(executor.run(stop.clone()));

@@ -12,8 +12,8 @@ use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    compiled::CompiledSchemas, error::Error, follow::Memory, options::Options, refresh::wish_of,
-    run::Run,
+    compiled::CompiledSchemas, error::Error, follow::Memory, local::Local, options::Options,
+    refresh::wish_of, run::Run,
 };
 
 /// The lease that covers refreshing.
@@ -26,6 +26,8 @@ pub(crate) struct Executor {
     pub(crate) compiled: CompiledSchemas,
     pub(crate) memory: Arc<Memory>,
     pub(crate) options: Arc<Options>,
+    /// The roots of local sources.
+    pub(crate) local: Arc<Local>,
     /// Somebody asked this replica for a refresh.
     pub(crate) asked: Arc<Notify>,
 }
@@ -75,28 +77,12 @@ impl Executor {
         };
         let outcome = tokio::select! {
             outcome = self.work(&lease) => outcome,
-            lost = self.keep(&lease) => Err(lost),
+            lost = keep(&self.store, &lease) => Err(lost),
             () = stop.cancelled() => Ok(()),
         };
         // Also after an error: whoever is able to goes on at once. If the lease was lost this does nothing.
         self.store.release_lease(&lease).await?;
         outcome
-    }
-
-    /// Prolongs the lease until it is lost. Without an answer from the database for the whole of its duration it counts as lost:
-    /// another replica may have it by then.
-    async fn keep(&self, lease: &Lease) -> Error {
-        let mut renewed = Instant::now();
-        loop {
-            tokio::time::sleep(lease.duration / 3).await;
-            let asked = Instant::now();
-            match self.store.renew_lease(lease).await {
-                Ok(()) => renewed = asked,
-                Err(error @ steadfast_store::Error::Fenced { .. }) => return error.into(),
-                Err(error) if renewed.elapsed() >= lease.duration => return error.into(),
-                Err(_) => {}
-            }
-        }
     }
 
     async fn work(&self, lease: &Lease) -> Result<(), Error> {
@@ -117,5 +103,21 @@ impl Executor {
             run.carry_out(&done).await?;
         }
         Ok(())
+    }
+}
+
+/// Prolongs the lease until it is lost. Without an answer from the database for the whole of its duration it counts as lost:
+/// another replica may have it by then.
+pub(crate) async fn keep(store: &Store, lease: &Lease) -> Error {
+    let mut renewed = Instant::now();
+    loop {
+        tokio::time::sleep(lease.duration / 3).await;
+        let asked = Instant::now();
+        match store.renew_lease(lease).await {
+            Ok(()) => renewed = asked,
+            Err(error @ steadfast_store::Error::Fenced { .. }) => return error.into(),
+            Err(error) if renewed.elapsed() >= lease.duration => return error.into(),
+            Err(_) => {}
+        }
     }
 }

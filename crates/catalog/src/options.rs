@@ -21,6 +21,8 @@ pub struct Source {
 pub enum SourceKind {
     /// An npm registry.
     Npm(NpmSource),
+    /// Folders of this machine.
+    Local(LocalSource),
 }
 
 /// A registry and the packages that are taken from it.
@@ -30,6 +32,16 @@ pub struct NpmSource {
     pub packages: Vec<PackageName>,
     /// From where.
     pub registry: NpmRegistry,
+}
+
+/// Folders that each hold packages, as a monorepo does, at `packages/*`.
+#[derive(Debug, Clone)]
+pub struct LocalSource {
+    /// Absolute paths, in the order of their precedence: a package that two have is taken from the first. Their text names them to
+    /// other replicas.
+    pub roots: Vec<String>,
+    /// How often all is read again, whether or not the system told of a change.
+    pub rescan_interval: Duration,
 }
 
 /// Sources and limits.
@@ -83,17 +95,27 @@ impl Options {
         }
     }
 
-    /// All configured packages with their sources, in the order of their names.
+    /// All configured packages of registries with their sources, in the order of their names.
     #[must_use]
     pub(crate) fn packages(&self) -> Vec<(&PackageName, &Source)> {
         let mut packages: Vec<(&PackageName, &Source)> = Vec::new();
         for source in &self.sources {
-            let SourceKind::Npm(npm) = &source.kind;
-            packages.extend(npm.packages.iter().map(|name| (name, source)));
+            if let SourceKind::Npm(npm) = &source.kind {
+                packages.extend(npm.packages.iter().map(|name| (name, source)));
+            }
         }
         // Stable: of equal names the first source's comes first.
         packages.sort_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
         packages.dedup_by(|(later, _), (earlier, _)| later == earlier);
         packages
+    }
+
+    /// Whether a source is a local one that comes before another.
+    #[must_use]
+    pub(crate) fn is_local_before(&self, source: &str, other: &str) -> bool {
+        let before = self.sources.iter().take_while(|found| found.name != other);
+        before
+            .into_iter()
+            .any(|found| found.name == source && matches!(found.kind, SourceKind::Local(_)))
     }
 }

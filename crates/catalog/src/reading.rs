@@ -66,12 +66,22 @@ impl Reader<'_> {
         name: &PackageName,
         source: &Source,
     ) -> Result<Findings, Error> {
-        let SourceKind::Npm(npm) = &source.kind;
+        let SourceKind::Npm(npm) = &source.kind else {
+            return Ok(Findings::default());
+        };
         // Asked for at once, so that packages are begun in their order; kept until the last tarball is read, so that what has
         // begun is finished before more is begun.
         let (_permit, stored) = tokio::join!(self.permit(), self.stored(name));
         let stored = stored?;
         let mut findings = Findings::default();
+        if let Some(row) = &stored.row
+            && self.options.is_local_before(&row.source, &source.name)
+        {
+            if self.kinds.packages {
+                findings.leave(name, &row.source);
+            }
+            return Ok(findings);
+        }
         let current = if self.kinds.packages {
             match self.packument(name, source, npm, &stored).await {
                 Ok(current) => current,
@@ -348,6 +358,14 @@ impl Findings {
         let item = package_item(name.as_str(), "failed", reason, error.to_string());
         self.refreshed.items.push(item);
         self.refreshed.deltas.packages_failed += 1;
+    }
+
+    /// A package that a local source has, which comes before the registry's.
+    fn leave(&mut self, name: &PackageName, source: &str) {
+        let message = format!("it is taken from source {source}, which comes first");
+        let item = package_item(name.as_str(), "unchanged", "SHADOWED", message);
+        self.refreshed.items.push(item);
+        self.refreshed.deltas.packages_unchanged += 1;
     }
 
     /// A package that was asked for and is in no source's list here.

@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 
 use crate::{
     error::Error,
+    local::Local,
     lookup::page_size_from,
     options::Options,
     package::to_proto_time,
@@ -35,6 +36,7 @@ pub const MAX_REQUEST_ID_BYTES: usize = 128;
 pub struct Asker {
     pub(crate) store: Store,
     pub(crate) options: Arc<Options>,
+    pub(crate) local: Arc<Local>,
     /// Wakes this replica's executor.
     pub(crate) asked: Arc<Notify>,
 }
@@ -185,6 +187,7 @@ impl Asker {
         packages
             .iter()
             .any(|(configured, _)| configured.as_str() == name)
+            || self.local.knows(name)
     }
 }
 

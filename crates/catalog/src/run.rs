@@ -19,7 +19,7 @@ use tokio::sync::{Semaphore, mpsc};
 use crate::{
     error::Error,
     executor::Executor,
-    metric,
+    local, metric,
     options::Source,
     plan::{self, Kinds, Tally},
     reading::{Findings, Reader},
@@ -59,16 +59,13 @@ impl Run<'_> {
         let mut packages: Vec<_> = options.packages();
         if let Some(only) = &self.row.package {
             packages.retain(|(name, _)| name.as_str() == only);
-            if packages.is_empty() && !done.contains(only) {
-                let findings = Findings::not_configured(only);
-                self.record(vec![findings]).await?;
-            }
         }
-        let listed = match (&self.row.package, self.kinds.packages) {
-            (_, false) => 0,
-            (Some(_), true) => 1,
-            (None, true) => packages.len(),
+        let listed = if self.kinds.packages {
+            packages.len()
+        } else {
+            0
         };
+        let is_listed = !packages.is_empty();
         packages.retain(|(name, _)| !done.contains(name.as_str()));
         let (send, receive) = mpsc::channel(QUEUE);
         let (read, written) = tokio::join!(
@@ -78,7 +75,34 @@ impl Run<'_> {
         // The writer's error first: the reader only notices that nobody listens any more.
         written?;
         read?;
+        self.read_local(is_listed, listed, done).await?;
         self.finish(options.packages()).await
+    }
+
+    /// Has local sources looked at, unless only a package is wanted that a registry alone has.
+    async fn read_local(
+        &self,
+        is_listed: bool,
+        listed: usize,
+        done: &BTreeSet<String>,
+    ) -> Result<(), Error> {
+        let local = &self.executor.local;
+        let only = self.row.package.as_ref();
+        let is_wanted = only.is_none_or(|only| !is_listed || local.knows(only));
+        if is_wanted && !local.roots.is_empty() {
+            let listed = i64::try_from(listed).unwrap_or(i64::MAX);
+            local::turn(self.executor, local, self.lease, &self.row, listed).await?;
+        }
+        match only {
+            Some(only) if !is_listed && !done.contains(only) => {
+                let recorded = self.executor.store.recorded_packages(&self.row.id).await?;
+                if recorded.contains(only) {
+                    return Ok(());
+                }
+                self.record(vec![Findings::not_configured(only)]).await
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Reads packages, many at a time, and hands over what each brought.

@@ -1,6 +1,8 @@
 //! From the configured sources to what the catalogue reads.
 
-use steadfast_catalog::{JsonLimits, NpmSource, Options, Source, SourceKind};
+use std::path::Path;
+
+use steadfast_catalog::{JsonLimits, LocalSource, NpmSource, Options, Source, SourceKind};
 use steadfast_types::ReplicaId;
 use steadfast_upstream::{
     HttpClient, HttpOptions, NpmConfig, NpmRegistry, PackageName, Places, TarballLimits,
@@ -20,8 +22,14 @@ pub(crate) async fn catalog_options(
 ) -> Result<Options, Error> {
     let places = Places::from_process();
     let mut sources = Vec::new();
-    for source in &config.catalog.sources {
-        let config::SourceKind::Npm(configured) = &source.kind;
+    for (index, source) in config.catalog.sources.iter().enumerate() {
+        let configured = match &source.kind {
+            config::SourceKind::Npm(configured) => configured,
+            config::SourceKind::Local(configured) => {
+                sources.push(local_source(index, source, configured)?);
+                continue;
+            }
+        };
         let npm = NpmConfig::load(configured.registry.as_deref(), &places).await?;
         tracing::info!(
             source = source.name,
@@ -63,6 +71,41 @@ pub(crate) async fn catalog_options(
             max_depth: config.limits.document_max_depth,
         },
         ..Options::new(replica)
+    })
+}
+
+/// A source of folders, all of which are there.
+fn local_source(
+    index: usize,
+    source: &config::Source,
+    configured: &config::LocalSource,
+) -> Result<Source, Error> {
+    for (at, root) in configured.roots.iter().enumerate() {
+        let missing = |problem: String| Error::LocalRoot {
+            key: format!("catalog.source[{index}].roots[{at}]"),
+            source_name: source.name.clone(),
+            root: root.clone(),
+            problem,
+        };
+        for folder in [Path::new(root).to_owned(), Path::new(root).join("packages")] {
+            match std::fs::metadata(&folder) {
+                Ok(found) if found.is_dir() => {}
+                Ok(_) => return Err(missing(format!("{} is no folder", folder.display()))),
+                Err(error) => return Err(missing(format!("{}: {error}", folder.display()))),
+            }
+        }
+    }
+    tracing::info!(
+        source = source.name,
+        roots = configured.roots.join(", "),
+        "configured"
+    );
+    Ok(Source {
+        name: source.name.clone(),
+        kind: SourceKind::Local(LocalSource {
+            roots: configured.roots.clone(),
+            rescan_interval: configured.rescan,
+        }),
     })
 }
 

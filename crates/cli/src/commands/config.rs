@@ -132,6 +132,7 @@ fn valid_text(config: &Config) -> String {
         .iter()
         .map(|source| match &source.kind {
             SourceKind::Npm(npm) => npm.names.len(),
+            SourceKind::Local(_) => 0,
         })
         .sum();
     let mut text = format!(

@@ -7,6 +7,7 @@ use steadfast_upstream::PackageName;
 use super::{
     blocks::{Block, Blocks},
     layers::SOURCES,
+    local::{self, LocalSource},
     reader::Reader,
     sections::is_http,
     url::redact,
@@ -27,6 +28,8 @@ pub struct Source {
 pub enum SourceKind {
     /// An npm registry.
     Npm(NpmSource),
+    /// Folders of this machine.
+    Local(LocalSource),
 }
 
 /// A registry and the packages that are taken from it.
@@ -100,10 +103,21 @@ pub(super) fn read(reader: &mut Reader) -> Vec<Source> {
 impl Sources<'_> {
     fn read(&mut self, index: usize, item: &Located) -> Option<Source> {
         let block = self.blocks.block(SOURCES, index, item)?;
+        let is_local = self.read_type(&block) == Some("local");
+        if is_local {
+            let instead = "remove it, and name folders in roots";
+            self.blocks
+                .refuse_unknown(&block, &local::KEYS, &[], instead);
+            let name = self.read_name(&block, index);
+            let local = local::read(&mut self.blocks, &block);
+            return Some(Source {
+                name,
+                kind: SourceKind::Local(local),
+            });
+        }
         let instead = "remove it, and list the packages in names";
         self.blocks
             .refuse_unknown(&block, &KEYS, &LATER_KEYS, instead);
-        self.read_type(&block);
         let name = self.read_name(&block, index);
         let registry = self.read_registry(&block);
         let names = self.read_names(&block, &name);
@@ -113,15 +127,17 @@ impl Sources<'_> {
         })
     }
 
-    fn read_type(&mut self, block: &Block<'_>) {
-        let remedy = "write type = \"npm\"";
-        if let Some((text, line)) = self.blocks.required_text(block, "type", remedy)
-            && text != "npm"
-        {
+    fn read_type<'v>(&mut self, block: &Block<'v>) -> Option<&'v str> {
+        let remedy =
+            "write type = \"npm\" for a registry, or type = \"local\" for folders of this machine";
+        let (text, line) = self.blocks.required_text(block, "type", remedy)?;
+        if !["npm", "local"].contains(&text) {
             let path = format!("{}.type", block.path);
+            let found = format!("\"{text}\"");
             self.blocks
-                .refuse(&path, Some(line), format!("\"{text}\""), "npm", remedy);
+                .refuse(&path, Some(line), found, "npm, local", remedy);
         }
+        Some(text)
     }
 
     fn read_name(&mut self, block: &Block<'_>, index: usize) -> String {

@@ -104,9 +104,11 @@ fn the_initial_file_changes_nothing_and_its_example_is_valid() {
         })
         .fold(String::new(), |text, line| text + line + "\n");
     let config = load(&uncommented, &[], &[]).expect("the example is valid");
-    assert_eq!(config.catalog.sources.len(), 1);
-    let SourceKind::Npm(npm) = &config.catalog.sources[0].kind;
-    assert_eq!(npm.names.len(), 2);
+    let [npm, local] = &config.catalog.sources[..] else {
+        panic!("{:?}", config.catalog.sources);
+    };
+    assert!(matches!(&npm.kind, SourceKind::Npm(npm) if npm.names.len() == 2));
+    assert!(matches!(&local.kind, SourceKind::Local(local) if local.roots.len() == 1));
     assert_eq!(config.drift.comparators.len(), 1);
 }
 
@@ -164,6 +166,49 @@ fn sources_may_come_from_the_environment() {
             }),
         }]
     );
+}
+
+#[test]
+fn folders_are_a_source() {
+    let block = "[[catalog.source]]\nname = \"dev\"\ntype = \"local\"\n";
+    let file = format!("{block}roots = [\"/srv/a/\", \"/srv//b\"]\n");
+    let config = load(&file, &[], &[]).expect("valid");
+    let local = |rescan: u64| LocalSource {
+        roots: vec!["/srv/a".to_owned(), "/srv/b".to_owned()],
+        rescan: Duration::from_millis(rescan),
+    };
+    assert_eq!(
+        config.catalog.sources[0].kind,
+        SourceKind::Local(local(30_000))
+    );
+    let file = format!("{file}rescan_ms = 500\n");
+    let config = load(&file, &[], &[]).expect("valid");
+    assert_eq!(
+        config.catalog.sources[0].kind,
+        SourceKind::Local(local(500))
+    );
+    for (rest, path, told) in [
+        ("", "roots", "nothing"),
+        ("roots = []", "roots", "1 to 16"),
+        ("roots = \"/a\"", "roots", "list"),
+        ("roots = [\"a\"]", "roots[0]", "absolute"),
+        ("roots = [\"/a/../b\"]", "roots[0]", "absolute"),
+        ("roots = [1]", "roots[0]", "quotes"),
+        ("roots = [\"/a\", \"/a/\"]", "roots[1]", "once"),
+        (
+            "roots = [\"/a\"]\nrescan_ms = 1",
+            "rescan_ms",
+            "500 to 3600000",
+        ),
+        ("roots = [\"/a\"]\nnames = [\"b\"]", "names", "unknown"),
+        ("rots = [\"/a\"]", "rots", "did you mean roots?"),
+    ] {
+        let errors = load(&format!("{block}{rest}\n"), &[], &[]).expect_err(rest);
+        let path = format!("catalog.source[0].{path}");
+        let error = errors.0.iter().find(|error| error.path == path);
+        let error = error.unwrap_or_else(|| panic!("{rest}: {errors}"));
+        assert!(error.to_string().contains(told), "{error}");
+    }
 }
 
 #[test]
