@@ -3,7 +3,7 @@
 //! # How it is built
 //!
 //! Decisions are pure and apart from their execution. [`specifier`] and [`range`] read what callers write; [`resolve`] chooses a
-//! version; [`plan`] compares, schedules and judges; [`validate`] checks documents. They take values and return values.
+//! version; [`plan`] compares, schedules and judges; [`validate`] checks documents and [`diff`] compares schemas. They take values and return values.
 //!
 //! A refresh reads registries ([`Source`]) and writes to the store: a transaction takes all packages that have been read, each that
 //! changed with its change-log entry; unchanged packages move no revision; and one replica at a time does it, under a lease. Memory learns of it only from the log,
@@ -17,6 +17,7 @@
 
 mod catalog;
 mod compiled;
+pub mod diff;
 mod entry;
 mod error;
 mod executor;

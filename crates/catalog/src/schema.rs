@@ -50,6 +50,8 @@ pub struct Schema {
 pub struct Compiled {
     /// Made for this schema.
     pub(crate) validator: Validator,
+    /// The dialect it is read as.
+    pub(crate) draft: Draft,
     /// The schema itself.
     pub(crate) document: Value,
     /// Each property name that the schema mentions: the only names of a document that are surely no secrets.
@@ -146,6 +148,7 @@ impl Compiled {
         }
         Ok(Self {
             validator,
+            draft,
             document,
             names,
         })

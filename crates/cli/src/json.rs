@@ -10,7 +10,7 @@ use steadfast_client::{
             MatchKind, Package, PackageSummary, PackageVersion, Refresh, RefreshItem, RefreshKind,
             RefreshOutcome, RefreshState, RefreshTrigger, Resolution,
         },
-        schema::v1::{AuthKind, SchemaSummary, Violation},
+        schema::v1::{AuthKind, SchemaChange, SchemaChangeClass, SchemaSummary, Violation},
         watch::v1::{Change, Op, Value as WatchedValue, value::Kind as WatchedKind},
     },
     cursor_from_api,
@@ -192,6 +192,21 @@ pub(crate) fn violation(violation: &Violation) -> Value {
         "message": violation.message,
         "title": violation.title,
         "secret": violation.secret,
+    })
+}
+
+pub(crate) fn schema_change_class(value: i32) -> String {
+    enum_name!(value, SchemaChangeClass, "SCHEMA_CHANGE_CLASS_")
+}
+
+pub(crate) fn schema_change(change: &SchemaChange) -> Value {
+    json!({
+        "pointer": change.pointer,
+        "title": change.title,
+        "message": change.message,
+        "class": schema_change_class(change.class),
+        "secret": change.secret,
+        "keyword": change.keyword,
     })
 }
 
