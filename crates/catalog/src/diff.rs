@@ -379,7 +379,7 @@ impl<'a> Comparison<'a> {
     }
 
     /// What is compared for being the same, and otherwise not understood.
-    fn compare_the_rest(&mut self, old: &'a Value, new: &'a Value, path: &mut Vec<String>) {
+    fn compare_the_rest(&mut self, old: &'a Value, new: &'a Value, path: &[String]) {
         const GROUPS: [&[&str]; 11] = [
             &["allOf"],
             &["anyOf"],
