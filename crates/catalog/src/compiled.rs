@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equal_schemas_are_one() {
+    fn rule_13_equal_schemas_are_compiled_once() {
         let schemas = CompiledSchemas::default();
         let first = schemas.get_or_compile("h", "{}");
         assert!(Arc::ptr_eq(&first, &schemas.get_or_compile("h", "{}")));

@@ -445,7 +445,7 @@ fn whole(mut schema: Value, definition: &Value) -> Value {
 }
 
 #[test]
-fn whatever_stops_fitting_is_announced_by_a_grave_change() {
+fn rule_13_whatever_stops_fitting_is_announced_by_a_grave_change() {
     const CASES: usize = 2_500;
     let seed: [u8; 32] = match std::env::var("STEADFAST_DIFF_SEED") {
         Ok(text) => std::array::from_fn(|at| text.as_bytes().get(at).copied().unwrap_or(0)),

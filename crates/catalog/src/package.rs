@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_are_sorted_as_versions_not_as_text() {
+    fn rule_12_versions_are_sorted_as_versions_not_as_text() {
         let sorted = document(&["1.9.0", "1.10.0", "2.0.0-rc.1", "garbage", "2.0.0"]).sorted();
         let versions: Vec<_> = sorted.versions.iter().map(|v| v.version.as_str()).collect();
         assert_eq!(versions, ["2.0.0", "2.0.0-rc.1", "1.10.0", "1.9.0"]);

@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn pinned_versions_resolve_though_deprecated_and_ranges_prefer_others() {
+    fn rule_11_pinned_versions_resolve_though_deprecated_and_ranges_prefer_others() {
         let package = fixture("8.0.0-rc.1 7.3.0! 7.2.0 7.1.0 6.1.0! 6.0.0!", "7.3.0");
         for (selector, expected) in [
             ("", Some(("7.3.0", MatchKind::Tag))),
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_local_version_is_named_and_never_chosen_by_number() {
+    fn rule_11_a_local_version_is_named_and_never_chosen_by_number() {
         let mut only = fixture("", "local");
         let local = VersionDocument {
             version: LOCAL.to_owned(),

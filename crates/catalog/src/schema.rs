@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_schema_says_of_itself_is_found() {
+    fn rule_13_what_a_schema_says_of_its_authentication_is_found() {
         let found = schema(
             r#"{"$comment":"OAuth2","title":"T","properties":{"a":{"format":"made-up"}},"required":["b"]}"#,
         );

@@ -126,7 +126,7 @@ async fn a_first_fill_that_failed_is_tried_again_at_the_next_start() {
 }
 
 #[tokio::test]
-async fn lookups_go_on_while_the_database_is_away_and_a_refresh_goes_on_after() {
+async fn rule_10_lookups_go_on_while_the_database_is_away_and_a_refresh_goes_on_after() {
     let mut database = Database::postgres().await;
     let postgres = database.postgres.as_ref().expect("is PostgreSQL");
     let proxy = Proxy::start(postgres.target()).await;

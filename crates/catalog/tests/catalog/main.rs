@@ -5,3 +5,4 @@ mod fixture;
 mod lookups;
 mod refreshes;
 mod replicas;
+mod snapshots;

@@ -57,7 +57,7 @@ async fn a_refresh_is_read_once_and_both_replicas_answer_the_same() {
 }
 
 #[tokio::test]
-async fn a_late_replica_is_right_at_once_without_asking_the_registry() {
+async fn rule_10_a_late_replica_is_right_at_once_without_asking_the_registry() {
     let database = Database::postgres().await;
     let npm = registry().await;
     let first = database.replica(options(&npm, ALL)).await;
@@ -153,7 +153,7 @@ async fn an_owner_that_lost_its_lease_writes_nothing_more() {
 }
 
 #[tokio::test]
-async fn a_lookup_waits_for_a_revision_and_refuses_another_history() {
+async fn rule_10_a_lookup_waits_for_a_revision_and_refuses_another_history() {
     for database in Database::both().await {
         let npm = registry().await;
         let replica = database.replica(options(&npm, ALL)).await;
