@@ -7,12 +7,26 @@ use steadfast_upstream::{NpmRegistry, PackageName, TarballLimits};
 
 use crate::{json::JsonLimits, validate::DOCUMENT_LIMITS};
 
-/// A registry and the packages that are taken from it.
+/// Where packages come from.
 #[derive(Debug, Clone)]
 pub struct Source {
     /// A name for people, unique among the sources.
     pub name: String,
-    /// What to take. A package that two sources name is taken from the first.
+    /// What it is, and what is taken from it. A package that two sources have is taken from the first.
+    pub kind: SourceKind,
+}
+
+/// What a source is.
+#[derive(Debug, Clone)]
+pub enum SourceKind {
+    /// A registry that speaks npm's protocol.
+    Npm(NpmSource),
+}
+
+/// A registry and the packages that are taken from it.
+#[derive(Debug, Clone)]
+pub struct NpmSource {
+    /// What to take.
     pub packages: Vec<PackageName>,
     /// From where.
     pub registry: NpmRegistry,
@@ -75,7 +89,10 @@ impl Options {
         let mut packages: Vec<(&PackageName, &Source)> = self
             .sources
             .iter()
-            .flat_map(|source| source.packages.iter().map(move |name| (name, source)))
+            .flat_map(|source| {
+                let SourceKind::Npm(npm) = &source.kind;
+                npm.packages.iter().map(move |name| (name, source))
+            })
             .collect();
         // Stable: of equal names the first source's comes first.
         packages.sort_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));

@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::{
     compiled::CompiledSchemas,
     error::Error,
-    options::{Options, Source},
+    options::{Options, Source, SourceKind},
     package::{PackageDocument, VersionDocument, content_hash},
     packument::{self, Current},
     plan::{self, Difference, Kinds, KnownSchema, StatedLabel},
@@ -158,7 +158,8 @@ impl Reader<'_> {
         stored: &Stored,
     ) -> Result<Current, steadfast_upstream::Error> {
         let etag = stored.etag_of(source);
-        let answer = source.registry.packument(name, etag).await?;
+        let SourceKind::Npm(npm) = &source.kind;
+        let answer = npm.registry.packument(name, etag).await?;
         match (answer, stored.as_current()) {
             (PackumentAnswer::NotModified, Some(current)) => Ok(current),
             (PackumentAnswer::NotModified, None) => Err(steadfast_upstream::Error::Configuration {
@@ -230,7 +231,8 @@ impl Reader<'_> {
     ) -> Read<'v> {
         let integrity = (!version.integrity.is_empty()).then_some(version.integrity.as_str());
         let limits = &self.options.tarball_limits;
-        let read = source
+        let SourceKind::Npm(npm) = &source.kind;
+        let read = npm
             .registry
             .read_tarball(name, &version.tarball, integrity, limits);
         (version, read.await)

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use crate::{
     error::Error,
     lookup::page_size_from,
-    options::Options,
+    options::{Options, SourceKind},
     package::to_proto_time,
     plan::{self, Kinds, Placement, Underway, Wish},
     specifier::parse_name,
@@ -181,11 +181,12 @@ impl Asker {
     }
 
     fn is_configured(&self, name: &str) -> bool {
-        self.options
-            .sources
-            .iter()
-            .flat_map(|source| &source.packages)
-            .any(|configured| configured.as_str() == name)
+        let sources = self.options.sources.iter();
+        let mut packages = sources.flat_map(|source| {
+            let SourceKind::Npm(npm) = &source.kind;
+            &npm.packages
+        });
+        packages.any(|configured| configured.as_str() == name)
     }
 }
 
