@@ -31,9 +31,11 @@
 //! # npm
 //!
 //! [`NpmConfig::load`] finds the registry where npm itself would: an explicit address, the environment, `.npmrc`, then npm. No
-//! registry's host is built in. [`NpmRegistry`] reads two things. [`NpmRegistry::packument`] is what the registry says of a package;
+//! registry's host is built in. [`NpmRegistry`] reads four things. [`NpmRegistry::packument`] is what the registry says of a package;
 //! it takes any field as absent that has an unknown shape, and names what it skipped. [`NpmRegistry::read_tarball`] is what the
 //! publisher put into one version; not a byte of it is looked at before its Subresource Integrity was verified.
+//! [`NpmRegistry::organization`] and [`NpmRegistry::search`] tell names. [`NpmRegistry::read_schema`] reads a schema from an address
+//! made with a [`UrlTemplate`].
 //!
 //! # Listings
 //!
@@ -64,8 +66,8 @@ pub use error::Error;
 pub use http::{Answer, BodyEncoding, Credential, Get, HttpClient, HttpOptions, METRIC_NAMES};
 pub use listing::{HttpListing, ListedResource, ListingPages};
 pub use npm::{
-    Algorithm, Integrity, InvalidIntegrity, InvalidName, NpmConfig, NpmRegistry, PackageName,
-    Packument, PackumentAnswer, PackumentWarning, Places, Repository, TarballFindings, TarballHost,
-    TarballLimits, VersionEntry,
+    Algorithm, Integrity, InvalidIntegrity, InvalidName, InvalidTemplate, ListedNames, NpmConfig,
+    NpmRegistry, PackageName, Packument, PackumentAnswer, PackumentWarning, Places, Repository,
+    TarballFindings, TarballHost, TarballLimits, UrlTemplate, VersionEntry,
 };
 pub use reqwest::Url;
