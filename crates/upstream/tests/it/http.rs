@@ -327,3 +327,63 @@ async fn redirects_in_circles_and_out_of_the_web_are_refused() {
         assert_eq!(server.count(), requests);
     }
 }
+
+#[tokio::test]
+async fn rule_5_a_broken_host_is_left_alone_and_the_error_says_until_when() {
+    let server = Server::start(|number, _| match number {
+        0..5 => Reply::new(503, ""),
+        _ => Reply::ok("{}"),
+    })
+    .await;
+    let other = Server::always(Reply::ok("{}")).await;
+    let client = client(HttpOptions {
+        breaker_failures: 5,
+        breaker_pause: Duration::from_millis(400),
+        retries_max: 3,
+        ..options()
+    });
+    let ask = async |server: &Server, path: &str| client.get(get(server.url(path))).await;
+    // The first request fails four times; the second opens the circuit, and is told what it met itself.
+    for path in ["a", "b"] {
+        let error = ask(&server, path).await.expect_err("a failure");
+        assert_eq!(error.reason(), "UPSTREAM_UNAVAILABLE");
+    }
+    assert_eq!(server.count(), 5);
+    let error = ask(&server, "c").await.expect_err("left alone");
+    assert_eq!(error.reason(), "UPSTREAM_CIRCUIT_OPEN");
+    assert_eq!(server.count(), 5, "nothing was sent");
+    let url = server.url("");
+    let host = format!("127.0.0.1:{} failed 5 times", url.port().expect("a port"));
+    let text = error.to_string();
+    assert!(text.contains(&host), "{text}");
+    assert!(text.contains("tried again at 20"), "{text}");
+    assert!(text.contains("status 503"), "{text}");
+    let pause = error.retry_after().expect("says how long");
+    assert!(
+        pause > Duration::ZERO && pause <= Duration::from_millis(400),
+        "{pause:?}"
+    );
+    body(ask(&other, "a").await);
+    tokio::time::sleep(pause).await;
+    body(ask(&server, "c").await);
+    body(ask(&server, "d").await);
+    assert_eq!(server.count(), 7);
+}
+
+#[tokio::test]
+async fn rule_5_what_is_not_there_says_nothing_against_its_host() {
+    let server = Server::always(Reply::new(404, "")).await;
+    let client = client(HttpOptions {
+        breaker_failures: 2,
+        ..options()
+    });
+    for number in 0..10 {
+        let path = format!("p{number}");
+        let error = client
+            .get(get(server.url(&path)))
+            .await
+            .expect_err("absent");
+        assert_eq!(error.reason(), "UPSTREAM_NOT_FOUND");
+    }
+    assert_eq!(server.count(), 10);
+}
