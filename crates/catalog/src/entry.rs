@@ -77,6 +77,7 @@ impl PackageEntry {
             has_schema,
             source: document.source.clone(),
             etag: etag.clone(),
+            unlisted: document.unlisted,
         };
         let body = GetPackageResponse {
             package: Some(document.to_proto(&etag)),

@@ -8,11 +8,14 @@
 use std::sync::Arc;
 
 use steadfast_store::{Lease, Store, Wakeups};
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    compiled::CompiledSchemas, error::Error, follow::Memory, options::Options, refresh::wish_of,
+    compiled::CompiledSchemas, error::Error, follow::Memory, options::Options, report::wish_of,
     run::Run,
 };
 
@@ -28,6 +31,10 @@ pub(crate) struct Executor {
     pub(crate) options: Arc<Options>,
     /// Somebody asked this replica for a refresh.
     pub(crate) asked: Arc<Notify>,
+    /// Somebody cancelled one through this replica.
+    pub(crate) cancelled: Arc<Notify>,
+    /// Tells those who watch refreshes here that one has moved on.
+    pub(crate) pulse: watch::Sender<()>,
 }
 
 // === impl Executor ===
@@ -108,14 +115,49 @@ impl Executor {
                 attempt = row.attempts,
                 "refreshing"
             );
+            self.moved();
             let run = Run {
-                kinds: wish_of(&row).kinds,
+                wish: wish_of(&row),
                 executor: self,
                 lease,
                 row,
             };
-            run.carry_out(&done).await?;
+            let id = run.row.id.as_str();
+            let outcome = tokio::select! {
+                outcome = run.carry_out(&done) => outcome,
+                () = self.until_cancelled(id) => Ok(()),
+            };
+            match outcome {
+                // A write that comes after the cancelling is refused as if somebody else had the run.
+                Err(Error::Store(steadfast_store::Error::Fenced { .. }))
+                    if self.is_cancelled(id).await? => {}
+                outcome => outcome?,
+            }
         }
         Ok(())
+    }
+
+    /// Tells those who watch refreshes here that one has moved on.
+    pub(crate) fn moved(&self) {
+        self.pulse.send_replace(());
+    }
+
+    /// Looks from time to time whether a run was cancelled, through whichever replica, so that reading ends too and not only writing.
+    async fn until_cancelled(&self, id: &str) {
+        loop {
+            tokio::select! {
+                () = sleep(self.options.refresh_poll_interval) => {}
+                () = self.cancelled.notified() => {}
+            }
+            if matches!(self.is_cancelled(id).await, Ok(true)) {
+                tracing::info!(refresh = id, "cancelled");
+                return;
+            }
+        }
+    }
+
+    async fn is_cancelled(&self, id: &str) -> Result<bool, Error> {
+        let found = self.store.refresh(id, 0, 0).await?;
+        Ok(found.is_none_or(|(row, _)| row.state == "cancelled"))
     }
 }

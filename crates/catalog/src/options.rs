@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use steadfast_types::ReplicaId;
-use steadfast_upstream::{NpmRegistry, PackageName, TarballLimits};
+use steadfast_upstream::{NpmRegistry, PackageName, TarballLimits, UrlTemplate};
 
-use crate::{json::JsonLimits, validate::DOCUMENT_LIMITS};
+use crate::{json::JsonLimits, pattern::Patterns, validate::DOCUMENT_LIMITS};
 
 /// Where packages come from.
 #[derive(Debug, Clone)]
@@ -26,8 +26,16 @@ pub enum SourceKind {
 /// A registry and the packages that are taken from it.
 #[derive(Debug, Clone)]
 pub struct NpmSource {
-    /// What to take.
+    /// What to take, whatever else is.
     pub packages: Vec<PackageName>,
+    /// Take every package of this organisation, or user.
+    pub organization: Option<String>,
+    /// Take what a search for this text finds.
+    pub search: Option<String>,
+    /// What of the last two is taken.
+    pub patterns: Patterns,
+    /// Where schemas are read; `None` for the versions' tarballs.
+    pub schema_url: Option<UrlTemplate>,
     /// From where.
     pub registry: NpmRegistry,
 }
@@ -45,6 +53,8 @@ pub struct Options {
     pub refresh_concurrency: usize,
     /// Schemas are kept of the versions that dist-tags name and of this many newest stable ones.
     pub schemas_of_newest: usize,
+    /// An unlisted package that its registry has not had for this long is removed; `None` for never.
+    pub remove_absent_after: Option<Duration>,
     /// Ended refreshes that are kept.
     pub refresh_history: u32,
     /// How long the lease on refreshing lasts; it is renewed at a third of this.
@@ -61,6 +71,34 @@ pub struct Options {
     pub document_limits: JsonLimits,
 }
 
+// === impl NpmSource ===
+
+impl NpmSource {
+    /// Some packages of a registry.
+    #[must_use]
+    pub fn new(registry: NpmRegistry, packages: Vec<PackageName>) -> Self {
+        Self {
+            packages,
+            organization: None,
+            search: None,
+            patterns: Patterns::default(),
+            schema_url: None,
+            registry,
+        }
+    }
+
+    /// Whether the registry is asked which packages there are.
+    #[must_use]
+    pub const fn asks_for_names(&self) -> bool {
+        self.organization.is_some() || self.search.is_some()
+    }
+
+    /// What is stored of where a schema was read: the template of its address; empty for a tarball.
+    pub(crate) fn schema_origin(&self) -> &str {
+        self.schema_url.as_ref().map_or("", UrlTemplate::as_str)
+    }
+}
+
 // === impl Options ===
 
 impl Options {
@@ -73,6 +111,7 @@ impl Options {
             refresh_on_empty: true,
             refresh_concurrency: 16,
             schemas_of_newest: 5,
+            remove_absent_after: None,
             refresh_history: 100,
             lease_duration: Duration::from_secs(10),
             refresh_poll_interval: Duration::from_secs(1),
@@ -81,22 +120,5 @@ impl Options {
             tarball_limits: TarballLimits::default(),
             document_limits: DOCUMENT_LIMITS,
         }
-    }
-
-    /// All configured packages with their sources, in the order of their names.
-    #[must_use]
-    pub(crate) fn packages(&self) -> Vec<(&PackageName, &Source)> {
-        let mut packages: Vec<(&PackageName, &Source)> = self
-            .sources
-            .iter()
-            .flat_map(|source| {
-                let SourceKind::Npm(npm) = &source.kind;
-                npm.packages.iter().map(move |name| (name, source))
-            })
-            .collect();
-        // Stable: of equal names the first source's comes first.
-        packages.sort_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
-        packages.dedup_by(|(later, _), (earlier, _)| later == earlier);
-        packages
     }
 }

@@ -21,6 +21,9 @@ pub struct PackageDocument {
     pub name: String,
     /// The configured source it came from.
     pub source: String,
+    /// Its source listed it once and does so no longer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unlisted: bool,
     /// A short name for people, from its tarball.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub label: String,
@@ -185,6 +188,7 @@ impl PackageDocument {
             source: self.source.clone(),
             deprecated: self.is_deprecated(),
             etag: etag.to_owned(),
+            unlisted: self.unlisted,
         }
     }
 }

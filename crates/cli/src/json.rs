@@ -132,6 +132,7 @@ pub(crate) fn package(package: &Package) -> Value {
         "versions": package.versions.iter().map(version).collect::<Vec<_>>(),
         "source": package.source,
         "deprecated": package.deprecated,
+        "unlisted": package.unlisted,
         "etag": package.etag,
     })
 }
@@ -160,6 +161,7 @@ pub(crate) fn package_summary(package: &PackageSummary) -> Value {
         "deprecated": package.deprecated,
         "has_schema": package.has_schema,
         "source": package.source,
+        "unlisted": package.unlisted,
         "etag": package.etag,
     })
 }
@@ -228,6 +230,8 @@ pub(crate) fn refresh(refresh: &Refresh) -> Value {
         "owner": refresh.owner,
         "attempts": refresh.attempts,
         "error": refresh.error,
+        "dry_run": refresh.dry_run,
+        "force": refresh.force,
     })
 }
 
@@ -240,6 +244,7 @@ pub(crate) fn refresh_item(item: &RefreshItem) -> Value {
         "reason": item.reason,
         "message": item.message,
         "revision": item.revision,
+        "source": item.source,
     })
 }
 

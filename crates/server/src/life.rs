@@ -67,6 +67,14 @@ pub enum Error {
         /// What is wrong with it.
         error: steadfast_upstream::InvalidName,
     },
+    /// A configured source cannot be used.
+    #[error("catalog.source `{source_name}`: {problem}")]
+    Source {
+        /// The source.
+        source_name: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The secret that `drift.hash_key` names cannot be had.
     #[error("drift.hash_key: {0}")]
     HashKey(SecretError),

@@ -1,9 +1,10 @@
 //! From the configured sources to what the catalogue reads.
 
-use steadfast_catalog::{JsonLimits, NpmSource, Options, Source, SourceKind};
+use steadfast_catalog::{JsonLimits, NpmSource, Options, Patterns, Source, SourceKind};
 use steadfast_types::ReplicaId;
 use steadfast_upstream::{
     HttpClient, HttpOptions, NpmConfig, NpmRegistry, PackageName, Places, TarballLimits,
+    UrlTemplate,
 };
 
 use crate::{
@@ -26,6 +27,8 @@ pub(crate) async fn catalog_options(
         tracing::info!(
             source = source.name,
             packages = wanted.names.len(),
+            organization = wanted.organization.as_deref().unwrap_or_default(),
+            search = wanted.search.as_deref().unwrap_or_default(),
             registry_from = npm.found_in(),
             "configured"
         );
@@ -36,10 +39,24 @@ pub(crate) async fn catalog_options(
                 error,
             })
         });
+        let invalid = |problem: String| Error::Source {
+            source_name: source.name.clone(),
+            problem,
+        };
+        let patterns = Patterns::new(&wanted.include, &wanted.exclude)
+            .map_err(|error| invalid(error.to_string()))?;
+        let schema_url = wanted.schema_url.as_deref().map(UrlTemplate::parse);
+        let schema_url = schema_url
+            .transpose()
+            .map_err(|error| invalid(error.to_string()))?;
         sources.push(Source {
             name: source.name.clone(),
             kind: SourceKind::Npm(NpmSource {
                 packages: packages.collect::<Result<_, _>>()?,
+                organization: wanted.organization.clone(),
+                search: wanted.search.clone(),
+                patterns,
+                schema_url,
                 registry: NpmRegistry::new(client.clone(), npm)
                     .with_packument_bytes_max(config.upstream.packument_max_bytes),
             }),
@@ -51,6 +68,7 @@ pub(crate) async fn catalog_options(
         refresh_on_empty: catalog.refresh_on_empty,
         refresh_concurrency: catalog.refresh_concurrency,
         schemas_of_newest: catalog.schema_newest,
+        remove_absent_after: catalog.remove_absent_after,
         refresh_history: u32::try_from(catalog.refresh_history).unwrap_or(u32::MAX),
         lease_duration: config.lease.duration,
         min_revision_wait: config.limits.min_revision_wait,
@@ -76,6 +94,8 @@ pub(crate) fn http_client(config: &Config) -> Result<HttpClient, steadfast_upstr
         total_timeout: (upstream.timeout + upstream.retry_after_max) * upstream.attempts,
         retries_max: upstream.attempts.saturating_sub(1),
         retry_after_max: upstream.retry_after_max,
+        breaker_failures: upstream.breaker_failures,
+        breaker_pause: upstream.breaker_pause,
         ..HttpOptions::default()
     })
 }

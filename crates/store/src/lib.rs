@@ -29,6 +29,7 @@ mod request;
 mod saga;
 mod schedule;
 mod schema;
+mod source;
 #[cfg(test)]
 mod test_stores;
 #[cfg(test)]
@@ -60,7 +61,8 @@ pub use own::{Appended, OwnCommit};
 pub use package::{CatalogRows, Followed, PACKAGE_TOPIC, PackageRow, SCHEMA_TOPIC};
 pub use publish::{Publish, Published};
 pub use refresh::{
-    NewRefresh, RefreshAsk, RefreshAsked, RefreshItemRow, RefreshPlacement, RefreshRow,
+    NewRefresh, RefreshAsk, RefreshAsked, RefreshCancel, RefreshItemRow, RefreshPlacement,
+    RefreshRow,
 };
 pub use refresh_run::{PackageWrite, RefreshDeltas, Refreshed};
 pub use request::{REQUEST_RETENTION, Request};
@@ -70,6 +72,7 @@ pub use saga::{
 };
 pub use schedule::Schedule;
 pub use schema::{SchemaBlob, SchemaRow, SchemaWrite};
+pub use source::{ListingRow, PackageRemoval, SourceNameRow};
 pub use wake::{NodeNews, Wakeups};
 
 use drift::{Records, Reports};
@@ -246,6 +249,7 @@ fn all_statements() -> Vec<&'static engine::Sql> {
         &saga::statements(),
         schedule::STATEMENTS,
         schema::STATEMENTS,
+        source::STATEMENTS,
         wake::STATEMENTS,
     ]
     .concat()

@@ -10,7 +10,7 @@ use crate::fixture::{
 const ALL: &[&str] = &[HTTP, FHIR, DOTTED];
 
 #[tokio::test]
-async fn each_failure_is_named_and_yesterdays_data_stays() {
+async fn rule_7_each_failure_is_named_and_yesterdays_data_stays() {
     for database in Database::both().await {
         let npm = registry().await;
         let replica = database.replica(options(&npm, ALL)).await;
@@ -45,7 +45,7 @@ async fn each_failure_is_named_and_yesterdays_data_stays() {
 }
 
 #[tokio::test]
-async fn a_tarball_that_lies_is_no_absence() {
+async fn rule_2_a_tarball_that_lies_is_no_absence() {
     for database in Database::both().await {
         let npm = registry().await;
         let replica = database.replica(options(&npm, ALL)).await;

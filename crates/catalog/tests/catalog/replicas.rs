@@ -25,7 +25,7 @@ fn package(replica: &Replica, name: &str) -> GetPackageResponse {
 }
 
 #[tokio::test]
-async fn a_refresh_is_read_once_and_both_replicas_answer_the_same() {
+async fn rule_6_a_refresh_is_read_once_and_both_replicas_answer_the_same() {
     let database = Database::postgres().await;
     let npm = registry().await;
     let (a, b) = tokio::join!(
@@ -72,7 +72,7 @@ async fn a_late_replica_is_right_at_once_without_asking_the_registry() {
 }
 
 #[tokio::test]
-async fn a_killed_owner_is_followed_by_another_that_reads_only_the_rest() {
+async fn rule_6_a_killed_owner_is_followed_by_another_that_reads_only_the_rest() {
     let database = Database::postgres().await;
     let npm = registry().await;
     // The dead one's runtime is its process: it ends without a word, the lease still held.
@@ -124,7 +124,7 @@ async fn a_killed_owner_is_followed_by_another_that_reads_only_the_rest() {
 }
 
 #[tokio::test]
-async fn an_owner_that_lost_its_lease_writes_nothing_more() {
+async fn rule_6_an_owner_that_lost_its_lease_writes_nothing_more() {
     let database = Database::postgres().await;
     let npm = registry().await;
     let mut slow = options(&npm, ALL);
@@ -231,6 +231,8 @@ async fn each_write_of_a_stale_owner_is_refused() {
                 packages: true,
                 schemas: true,
                 package: None,
+                dry_run: false,
+                forced: false,
             })
         };
         store.ask_refresh(&ask, queue).await.expect("queues");
@@ -265,6 +267,9 @@ async fn each_write_of_a_stale_owner_is_refused() {
         let refused = [
             store.take_refresh(&stale, old).await.map(drop),
             store.begin_reading(&stale, id, "z", 1).await,
+            store
+                .save_listing(&stale, id, &Default::default(), &[])
+                .await,
             store
                 .save_refreshed(&stale, id, &brought, false)
                 .await

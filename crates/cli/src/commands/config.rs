@@ -135,8 +135,16 @@ fn valid_text(config: &Config) -> String {
             npm.names.len()
         })
         .sum();
+    let asking = config.catalog.sources.iter().filter(|source| {
+        let SourceKind::Npm(npm) = &source.kind;
+        npm.organization.is_some() || npm.search.is_some()
+    });
+    let listed = match asking.count() {
+        0 => "",
+        _ => " and what their registries list",
+    };
     let mut text = format!(
-        "the configuration is valid ({origin}): {} with {}",
+        "the configuration is valid ({origin}): {} with {}{listed}",
         count(sources, "source"),
         count(names, "package"),
     );

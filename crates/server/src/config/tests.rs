@@ -107,6 +107,8 @@ fn the_initial_file_changes_nothing_and_its_example_is_valid() {
     assert_eq!(config.catalog.sources.len(), 1);
     let SourceKind::Npm(npm) = &config.catalog.sources[0].kind;
     assert_eq!(npm.names.len(), 2);
+    assert_eq!((npm.include.len(), npm.exclude.len()), (1, 2));
+    assert!(npm.organization.is_some() && npm.search.is_some() && npm.schema_url.is_some());
     assert_eq!(config.drift.comparators.len(), 1);
 }
 
@@ -161,6 +163,11 @@ fn sources_may_come_from_the_environment() {
             kind: SourceKind::Npm(NpmSource {
                 registry: Some("http://127.0.0.1:1/".to_owned()),
                 names: vec!["b".to_owned()],
+                organization: None,
+                search: None,
+                include: Vec::new(),
+                exclude: Vec::new(),
+                schema_url: None,
             }),
         }]
     );

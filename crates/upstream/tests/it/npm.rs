@@ -60,7 +60,7 @@ async fn tarball(bytes: Vec<u8>, integrity: &str) -> (Server, Result<TarballFind
 }
 
 #[tokio::test]
-async fn a_packument_is_asked_for_as_npm_asks() {
+async fn rule_1_a_packument_is_asked_for_as_npm_asks() {
     let server = Server::start(|_, seen| match seen.headers.get("if-none-match") {
         Some(_) => Reply::new(304, ""),
         None => Reply::ok(gzip(PACKUMENT.as_bytes()))
@@ -151,7 +151,7 @@ async fn a_verified_tarball_is_read() {
 }
 
 #[tokio::test]
-async fn bytes_that_were_not_published_are_not_looked_at() {
+async fn rule_2_bytes_that_were_not_published_are_not_looked_at() {
     let bytes = tgz(&[("package/configuration-schema.json", b"{}")]);
     // Rubbish would be TARBALL_INVALID if anything had looked at it.
     for sent in [b"rubbish".to_vec(), tgz(&[("package/other", b"")])] {
@@ -211,7 +211,7 @@ async fn the_token_stays_with_its_registry() {
 }
 
 #[tokio::test]
-async fn an_organisation_is_listed_and_a_user_where_there_is_none() {
+async fn rule_1_an_organisation_is_listed_and_a_user_where_there_is_none() {
     let listing = r#"{"@acme/b":"write","@acme/a":"read","a b":"read","../x":"read"}"#;
     let server = Server::start(move |_, seen| match seen.target.as_str() {
         "/npm/-/org/acme/package" | "/npm/-/user/ann/package" => Reply::ok(listing),
@@ -243,7 +243,7 @@ async fn an_organisation_is_listed_and_a_user_where_there_is_none() {
 }
 
 #[tokio::test]
-async fn a_search_is_read_page_by_page() {
+async fn rule_1_a_search_is_read_page_by_page() {
     let server = Server::start(|number, _| {
         let name = |at: usize| format!(r#"{{"package":{{"name":"@acme/p{at}"}}}}"#);
         let names: Vec<_> = (0..2).map(|at| name(number * 2 + at)).collect();
@@ -304,7 +304,7 @@ async fn rule_2_a_schema_is_read_from_a_template_and_404_says_that_there_is_none
 }
 
 #[tokio::test]
-async fn a_listing_takes_the_token_of_its_registry_and_of_no_other() {
+async fn rule_1_a_listing_takes_the_token_of_its_registry_and_of_no_other() {
     let server = Server::always(Reply::ok("{}")).await;
     let other = Server::always(Reply::ok("{}")).await;
     let (address, elsewhere) = (server.url("npm"), other.url("npm"));
