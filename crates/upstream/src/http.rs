@@ -11,7 +11,7 @@ mod flight;
 mod host;
 mod retry;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use reqwest::Url;
@@ -78,7 +78,7 @@ impl Default for HttpOptions {
             retry_after_max: Duration::from_secs(60),
             // Above the concurrency: one blip that fails everything under way is not yet a row.
             breaker_failures: 20,
-            breaker_pause: Duration::from_secs(30),
+            breaker_pause: Duration::from_secs(10),
             redirects_max: 5,
             system_proxy: true,
         }
@@ -293,10 +293,10 @@ impl Shared {
             let left = options.total_timeout.saturating_sub(spent);
             let failure = {
                 let _permit = host.permit().await;
-                let pass = match host.breaker().admit(Instant::now()) {
+                let pass = match pass(get, host.breaker()).await {
                     Ok(pass) => pass,
                     // What this request met itself says more.
-                    Err(refused) => return Err(last.unwrap_or_else(|| left_alone(get, refused))),
+                    Err(error) => return Err(last.unwrap_or(error)),
                 };
                 let started = Instant::now();
                 let outcome = attempt::run(&self.client, options, get, left).await;
@@ -369,14 +369,30 @@ fn turn(
     }
 }
 
-fn left_alone(get: &Get, refused: breaker::Refused) -> Error {
-    Error::CircuitOpen {
-        url: ShownUrl::from(&get.url),
-        host: address::authority(&get.url),
-        failures: refused.failures,
-        problem: refused.problem,
-        retry_after: refused.retry_after,
-        retry_time: Timestamp::now().plus(refused.retry_after),
+/// Leave of the host's breaker for one attempt. While another one is under way that decides, this waits for it.
+async fn pass<'b>(get: &Get, breaker: &'b breaker::Breaker) -> Result<breaker::Pass<'b>, Error> {
+    loop {
+        let mut decided = pin!(breaker.decided());
+        // Listened for from here on, so that what is decided between the question and the waiting is heard.
+        decided.as_mut().enable();
+        match breaker.admit(Instant::now()) {
+            Ok(pass) => return Ok(pass),
+            Err(breaker::Refused::Undecided) => decided.await,
+            Err(breaker::Refused::Open {
+                failures,
+                problem,
+                retry_after,
+            }) => {
+                return Err(Error::CircuitOpen {
+                    url: ShownUrl::from(&get.url),
+                    host: address::authority(&get.url),
+                    failures,
+                    problem,
+                    retry_after,
+                    retry_time: Timestamp::now().plus(retry_after),
+                });
+            }
+        }
     }
 }
 

@@ -17,7 +17,7 @@
 //! | tries after the first, on 408, 429, 5xx, timeouts, lost connections and answers cut short | 3 | [`HttpOptions::retries_max`] |
 //! | wait between tries: exponential, capped, full jitter | 250 ms to 10 s | [`HttpOptions::backoff_initial`], [`HttpOptions::backoff_max`] |
 //! | longest `Retry-After` that is waited for; a longer one is an error that carries it | 60 s | [`HttpOptions::retry_after_max`] |
-//! | attempts that fail in a row until a host is left alone; after the pause one attempt decides | 20, 30 s | [`HttpOptions::breaker_failures`], [`HttpOptions::breaker_pause`] |
+//! | attempts that fail in a row until a host is left alone; after the pause one attempt decides | 20, 10 s | [`HttpOptions::breaker_failures`], [`HttpOptions::breaker_pause`] |
 //! | redirects followed | 5 | [`HttpOptions::redirects_max`] |
 //! | size of the answer, on the wire and decompressed | per call | [`Get::new`] |
 //!

@@ -2,7 +2,7 @@
 //! trouble.
 //!
 //! Closed, everything passes, and failures in a row are counted. After so many it opens: nothing passes. After a pause one attempt
-//! passes, alone, and decides: an answer closes it, a failure opens it for another pause. Any answer counts as one, also 404 and
+//! passes, alone, and decides, while the others wait for it: an answer closes it, a failure opens it for another pause. Any answer counts as one, also 404 and
 //! 429: the host is there. What failed before it opened, and comes back later, decides nothing.
 
 use std::{
@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{
+    sync::{Notify, futures::Notified},
+    time::Instant,
+};
 
 /// The breaker of one host.
 #[derive(Debug)]
@@ -19,6 +22,8 @@ pub(super) struct Breaker {
     failures_max: u32,
     pause: Duration,
     state: Mutex<State>,
+    /// Something was decided.
+    decided: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -44,13 +49,18 @@ pub(super) struct Pass<'a> {
 
 /// Why there is none.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Refused {
-    /// How many attempts in a row failed.
-    pub(super) failures: u32,
-    /// The last failure.
-    pub(super) problem: String,
-    /// How long until the next attempt; zero while one is under way.
-    pub(super) retry_after: Duration,
+pub(super) enum Refused {
+    /// One attempt is under way that decides.
+    Undecided,
+    /// Nothing passes for a while.
+    Open {
+        /// How many attempts in a row failed.
+        failures: u32,
+        /// The last failure.
+        problem: String,
+        /// How long until the next attempt.
+        retry_after: Duration,
+    },
 }
 
 /// What a word about an attempt changed.
@@ -72,6 +82,7 @@ impl Breaker {
             failures_max,
             pause,
             state: Mutex::default(),
+            decided: Notify::new(),
         }
     }
 
@@ -83,8 +94,11 @@ impl Breaker {
             None => false,
             Some(open) => {
                 let retry_after = open.until.saturating_duration_since(now);
-                if open.probing || !retry_after.is_zero() {
-                    return Err(Refused {
+                if open.probing {
+                    return Err(Refused::Undecided);
+                }
+                if !retry_after.is_zero() {
+                    return Err(Refused::Open {
                         failures,
                         problem,
                         retry_after,
@@ -98,6 +112,11 @@ impl Breaker {
             breaker: self,
             probes,
         })
+    }
+
+    /// Ends when something is decided after this call.
+    pub(super) fn decided(&self) -> Notified<'_> {
+        self.decided.notified()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -152,6 +171,9 @@ impl Drop for Pass<'_> {
         {
             open.probing = false;
         }
+        if self.probes {
+            self.breaker.decided.notify_waiters();
+        }
     }
 }
 
@@ -177,9 +199,12 @@ mod tests {
         assert_eq!([fail(&breaker, now), fail(&breaker, now)], [Turn::None; 2]);
         let late = breaker.admit(now).expect("passes");
         assert_eq!(fail(&breaker, now), Turn::Opened);
-        let refused = breaker.admit(now).expect_err("open");
-        assert_eq!((refused.failures, refused.retry_after), (3, PAUSE));
-        assert_eq!(refused.problem, "status 503");
+        let open = |failures, problem: &str| Refused::Open {
+            failures,
+            problem: problem.to_owned(),
+            retry_after: PAUSE,
+        };
+        assert_eq!(breaker.admit(now).expect_err("open"), open(3, "status 503"));
         // What was under way when it opened decides nothing.
         assert_eq!(late.answered(), Turn::None);
         assert!(breaker.admit(now).is_err());
@@ -187,9 +212,9 @@ mod tests {
         now += PAUSE;
         let probe = breaker.admit(now).expect("half open");
         let refused = breaker.admit(now).expect_err("one at a time");
-        assert_eq!(refused.retry_after, Duration::ZERO);
+        assert_eq!(refused, Refused::Undecided);
         assert_eq!(probe.failed("again".to_owned(), now), Turn::None);
-        assert_eq!(breaker.admit(now).expect_err("open").retry_after, PAUSE);
+        assert_eq!(breaker.admit(now).expect_err("open"), open(4, "again"));
 
         now += PAUSE;
         drop(breaker.admit(now).expect("half open"));
