@@ -55,6 +55,7 @@ async fn a_page_token_holds_for_the_same_question_only() {
             page_token: page_token.to_owned(),
             query: query.to_owned(),
             include_deprecated: true,
+            include_unlisted: false,
             min_revision: None,
         };
         connection
