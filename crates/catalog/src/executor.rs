@@ -15,8 +15,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    compiled::CompiledSchemas, error::Error, follow::Memory, options::Options, report::wish_of,
-    run::Run,
+    compiled::CompiledSchemas, error::Error, follow::Memory, metric, options::Options,
+    report::wish_of, run::Run,
 };
 
 /// The lease that covers refreshing.
@@ -124,14 +124,23 @@ impl Executor {
             };
             let id = run.row.id.as_str();
             let outcome = tokio::select! {
-                outcome = run.carry_out(&done) => outcome,
-                () = self.until_cancelled(id) => Ok(()),
+                outcome = run.carry_out(&done) => outcome.map(|()| false),
+                () = self.until_cancelled(id) => Ok(true),
             };
-            match outcome {
+            let cancelled = match outcome {
                 // A write that comes after the cancelling is refused as if somebody else had the run.
-                Err(Error::Store(steadfast_store::Error::Fenced { .. }))
-                    if self.is_cancelled(id).await? => {}
+                Err(Error::Store(steadfast_store::Error::Fenced { .. })) => {
+                    let cancelled = self.is_cancelled(id).await?;
+                    if !cancelled {
+                        return outcome.map(drop);
+                    }
+                    cancelled
+                }
                 outcome => outcome?,
+            };
+            if cancelled {
+                metrics::counter!(metric::REFRESHES, "state" => "cancelled").increment(1);
+                tracing::info!(refresh = id, "cancelled");
             }
         }
         Ok(())
@@ -150,7 +159,6 @@ impl Executor {
                 () = self.cancelled.notified() => {}
             }
             if matches!(self.is_cancelled(id).await, Ok(true)) {
-                tracing::info!(refresh = id, "cancelled");
                 return;
             }
         }

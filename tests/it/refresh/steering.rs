@@ -1,9 +1,10 @@
 //! `refresh --dry-run|--force|watch|cancel` and `package remove`, as an operator uses them.
 
 use serde_json::{Value, json};
-use steadfast_testkit::{Fault, PackageSpec, Times};
+use steadfast_client::{RefreshWatch, RefreshWatchEvent};
+use steadfast_testkit::{Fault, PackageSpec, Server, TestDatabase, Times};
 
-use crate::scene::{Engine, Scene, eventually, registry};
+use crate::scene::{Engine, Scene, connection, eventually, registry};
 
 fn organization(npm: &steadfast_testkit::NpmServer) -> String {
     format!(
@@ -135,6 +136,49 @@ async fn rule_8_a_listing_that_shrank_is_refused_until_it_is_forced() {
 }
 
 #[tokio::test]
+async fn rule_9_a_watch_ends_with_its_replica_and_goes_on_at_the_next_one() {
+    let database = TestDatabase::create().await;
+    let npm = registry().await;
+    let gate = npm.hold("/@openfn/language-http");
+    let builder = Server::builder()
+        .configuration(organization(&npm))
+        .database_url(database.url());
+    let mut first = builder.start().await;
+    gate.arrived(1).await;
+    let other = builder.start().await;
+    let list = first.cli(&["refresh", "list", "-o", "json"]).await.json();
+    let id = list["refreshes"][0]["id"].as_str().expect("one").to_owned();
+    let connection = connection(&first).await;
+    let mut watch = RefreshWatch::new(&connection, id.as_str());
+    let opened = watch.next().await.expect("tells").expect("goes on");
+    assert!(
+        matches!(opened, RefreshWatchEvent::Moved { .. }),
+        "{opened:?}"
+    );
+    // The replica that serves the stream, and runs the refresh, is stopped in order.
+    let (lost, status) = tokio::join!(
+        async {
+            loop {
+                match watch.next().await.expect("tells").expect("goes on") {
+                    RefreshWatchEvent::Moved { .. } => {}
+                    RefreshWatchEvent::Disconnected { error, .. } => break error,
+                }
+            }
+        },
+        first.stop()
+    );
+    assert_eq!(lost.reason, "SERVER_DRAINING", "{lost}");
+    assert!(lost.retry_after.is_some() && status.success(), "{status}");
+    gate.release();
+    // The other one has taken the run, and tells it whole.
+    let watched = other.cli(&["refresh", "watch", &id, "-o", "json"]).await;
+    let told = watched.json();
+    assert_eq!(told["refresh"]["state"], "succeeded", "{told}");
+    assert_eq!(told["refresh"]["attempts"], 2);
+    assert_eq!(told["refresh"]["owner"], other.replica());
+}
+
+#[tokio::test]
 async fn rule_9_a_refresh_is_watched_and_cancelled_from_another_terminal() {
     for engine in Engine::BOTH {
         let scene = scene(engine).await;
@@ -178,7 +222,7 @@ async fn rule_9_a_refresh_is_watched_and_cancelled_from_another_terminal() {
             .cli(&[
                 "refresh",
                 "cancel",
-                &started["refresh"]["id"].as_str().expect("an id"),
+                started["refresh"]["id"].as_str().expect("an id"),
             ])
             .await;
         assert!(again.success().contains("was cancelled"), "{again:?}");

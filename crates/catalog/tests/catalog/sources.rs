@@ -98,14 +98,8 @@ async fn rule_1_what_a_listing_loses_is_unlisted_kept_and_still_refreshed() {
         // While the listing cannot be read, a replica that has never seen one knows the names.
         npm.fault("/-/org/*", Fault::status(503), Times::Forever);
         let checked = replica.store.sources_checked().await.expect("reads");
-        let late = database.options.url.is_empty().then(|| ());
-        let late = match late {
-            Some(()) => replica,
-            None => {
-                replica.stop().await;
-                database.replica(options).await
-            }
-        };
+        replica.stop().await;
+        let late = database.replica(options).await;
         let head = late.head().await;
         let found = late.refresh().await;
         assert_eq!(state(&found), RefreshState::Partial);
