@@ -3,4 +3,7 @@
 mod asking;
 mod failing;
 mod progress;
+mod resuming;
+mod steering;
+mod tokens;
 mod unchanged;

@@ -1,4 +1,5 @@
 //! Schemas: looked up, listed, and documents checked against them.
 
+mod comparing;
 mod looking;
 mod validating;

@@ -17,7 +17,7 @@ const PREFIX: &str = "@bench/package-";
 /// How often a refresh is asked whether it has ended.
 const POLL: Duration = Duration::from_millis(20);
 /// How long a refresh may take.
-const DEADLINE: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_secs(600);
 
 /// A registry as a process.
 #[derive(Debug)]
@@ -54,6 +54,18 @@ impl Registry {
             "[[catalog.source]]\nname = \"bench\"\ntype = \"npm\"\nregistry = \"{}\"\nnames = [{}]\n",
             self.child.address(),
             names.join(", "),
+        ))
+    }
+
+    /// A server with the whole organisation as its one source.
+    pub(crate) fn organization(&self, program: &Program) -> ServerBuilder {
+        let (organization, _) = PREFIX
+            .trim_start_matches('@')
+            .split_once('/')
+            .unwrap_or_default();
+        program.server().configuration(format!(
+            "[[catalog.source]]\nname = \"bench\"\ntype = \"npm\"\nregistry = \"{}\"\norganization = \"{organization}\"\n",
+            self.child.address(),
         ))
     }
 

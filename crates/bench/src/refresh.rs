@@ -1,4 +1,6 @@
-//! `refresh`: how long reading 1,000 packages takes, over the time that the requests alone take.
+//! `refresh`: how long reading 1,000 packages takes, over the time that the requests alone take; and what 10,000 take.
+
+mod large;
 
 use std::time::Duration;
 
@@ -19,6 +21,7 @@ use crate::{
     report::{Report, Target},
     statistics::Series,
 };
+use large::Large;
 
 const PACKAGES: usize = 1_000;
 /// How long the registry takes for each answer.
@@ -48,6 +51,8 @@ pub(crate) async fn run(options: &Options) -> Result<Report, Error> {
             "packages": PACKAGES,
             "upstream_delay_ms": DELAY.as_millis() as u64,
             "concurrency": concurrency,
+            "packages_10k": large::PACKAGES,
+            "upstream_delay_ms_10k": large::DELAY.as_millis() as u64,
         }),
     );
     let mut registry = Registry::start(PACKAGES, DELAY).await?;
@@ -84,6 +89,27 @@ pub(crate) async fn run(options: &Options) -> Result<Report, Error> {
             .await?;
     }
 
+    // A registry of its own: the first one's packages are another's load.
+    let mut many = Registry::start(large::PACKAGES, large::DELAY).await?;
+    let of_many = many.organization(&program);
+    large::warm_up(&of_many).await?;
+    let (mut sqlite_large, mut postgres_large) = (Large::default(), Large::default());
+    let folder = TempDir::new().map_err(Error::io("making a temporary directory"))?;
+    let builders = [of_many.clone(), of_many.clone()];
+    sqlite_large
+        .add(builders, &mut many, folder.path(), "many on SQLite")
+        .await?;
+    let folder = TempDir::new().map_err(Error::io("making a temporary directory"))?;
+    let builders = [
+        of_many
+            .clone()
+            .database_url(cluster.create_database("many").await),
+        of_many.database_url(cluster.create_database("many_again").await),
+    ];
+    postgres_large
+        .add(builders, &mut many, folder.path(), "many on PostgreSQL")
+        .await?;
+
     let mut report = Report::new("refresh", environment);
     let target = Some(Target::AtMost(1.3));
     report.ratio("overhead_ratio", &sqlite.first, &sqlite.first_floor, target);
@@ -118,6 +144,25 @@ pub(crate) async fn run(options: &Options) -> Result<Report, Error> {
     report.plain("resident", "MiB", &sqlite.resident_mib);
     report.plain("resident_peak", "MiB", &sqlite.peak_mib);
     report.plain("pg_resident_peak", "MiB", &postgres.peak_mib);
+    let most = || Some(Target::AtMost(large::GROWTH_MAX_MIB));
+    report.aimed("rss_mb_10k", "MiB", &sqlite_large.growth_mib, None, most());
+    report.aimed(
+        "pg_rss_mb_10k",
+        "MiB",
+        &postgres_large.growth_mib,
+        None,
+        most(),
+    );
+    for (prefix, large) in [("", &sqlite_large), ("pg_", &postgres_large)] {
+        let name = |figure: &str| format!("{prefix}{figure}");
+        report.plain(&name("packages_per_s"), "packages/s", &large.packages_per_s);
+        report.plain(
+            &name("slowest_tenth_10k"),
+            "of the mean",
+            &large.slowest_tenth,
+        );
+        report.plain(&name("fetched_twice_10k"), "requests", &large.fetched_twice);
+    }
     Ok(report)
 }
 

@@ -1,6 +1,6 @@
 //! The catalogue as the rest of the server uses it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arc_swap::{ArcSwap, Guard};
 use steadfast_api::{
@@ -24,8 +24,10 @@ use crate::{
     error::Error,
     executor::Executor,
     follow::{Follower, Memory},
+    local::Local,
     lookup::MAX_BATCH,
     options::Options,
+    progress::RefreshProgress,
     refresh::Asker,
     snapshot::{EncodedAnswer, Snapshot, cursor_from_proto},
     validate,
@@ -45,7 +47,9 @@ struct Inner {
     store: Store,
     memory: Arc<Memory>,
     options: Arc<Options>,
+    wakeups: Wakeups,
     asker: Asker,
+    progress: RefreshProgress,
 }
 
 /// Resolutions of a batch, in the order of the specifiers, all from one state.
@@ -94,14 +98,30 @@ impl Catalog {
             stop.clone()
                 .run_until_cancelled_owned(follower.run(subscription)),
         );
-        let asked = Arc::new(Notify::new());
+        let local = Arc::new(Local::new(&options, &memory));
+        local.start(&store, wakeups, &compiled, &options, stop, tasks);
+        let (asked, cancelled) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let pulse = watch::Sender::new(());
         let asker = Asker {
             store: store.clone(),
             options: Arc::clone(&options),
+            local: Arc::clone(&local),
             asked: Arc::clone(&asked),
+            cancelled: Arc::clone(&cancelled),
+            pulse: pulse.clone(),
+        };
+        let progress = RefreshProgress {
+            store: store.clone(),
+            pulse: pulse.clone(),
+            applied: memory.applied.clone(),
+            look_interval: options.refresh_poll_interval,
+            stop: stop.clone(),
+            tasks: tasks.clone(),
+            watched: Mutex::default(),
         };
         if !options.sources.is_empty() {
-            if options.refresh_on_empty {
+            // Local sources are read without being asked.
+            if options.refresh_on_empty && options.has_registry() {
                 asker.ask_if_empty().await?;
             }
             let executor = Executor {
@@ -110,7 +130,10 @@ impl Catalog {
                 compiled,
                 memory: Arc::clone(&memory),
                 options: Arc::clone(&options),
+                local,
                 asked,
+                cancelled,
+                pulse,
             };
             tasks.spawn(executor.run(stop.clone()));
         }
@@ -119,7 +142,9 @@ impl Catalog {
                 store,
                 memory,
                 options,
+                wakeups: wakeups.clone(),
                 asker,
+                progress,
             }),
         })
     }
@@ -146,6 +171,25 @@ impl Catalog {
     #[must_use]
     pub fn refreshes(&self) -> &Asker {
         &self.inner.asker
+    }
+
+    /// Follows refreshes.
+    #[must_use]
+    pub fn progress(&self) -> &RefreshProgress {
+        &self.inner.progress
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.inner.options
+    }
+
+    /// Has what was just written looked for.
+    pub(crate) fn kick(&self) {
+        self.inner.wakeups.kick();
     }
 
     /// Asks for a refresh of everything on behalf of a schedule. Returns the refresh's id.

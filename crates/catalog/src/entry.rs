@@ -9,7 +9,7 @@ use steadfast_api::registry::v1::{GetPackageResponse, PackageSummary};
 
 use crate::{
     package::{PackageDocument, VersionDocument},
-    range::parse_version,
+    range::place,
     resolve::Versions,
     schema::Schema,
 };
@@ -61,7 +61,7 @@ impl PackageEntry {
         let parsed: Vec<Version> = document
             .versions
             .iter()
-            .filter_map(|version| parse_version(&version.version))
+            .filter_map(|version| place(&version.version))
             .collect();
         let latest = document.latest().map(|version| version.version.as_str());
         let has_schema = latest
@@ -77,6 +77,7 @@ impl PackageEntry {
             has_schema,
             source: document.source.clone(),
             etag: etag.clone(),
+            unlisted: document.unlisted,
         };
         let body = GetPackageResponse {
             package: Some(document.to_proto(&etag)),

@@ -76,7 +76,9 @@ pub enum Error {
         message: String,
     },
     /// The package is in no source's list.
-    #[error("{name} is in no source's list of names; add it to the configuration")]
+    #[error(
+        "{name} is in no source's list of names; add it to the configuration, or, if it is new in an organisation or a search, refresh everything"
+    )]
     PackageNotConfigured {
         /// What was asked for.
         name: String,
@@ -88,6 +90,44 @@ pub enum Error {
     #[error("there is no refresh {id}; old ones are pruned")]
     RefreshNotFound {
         /// What was asked for.
+        id: String,
+    },
+    /// The refresh goes on no more.
+    #[error("refresh {id} has ended: it is {state}")]
+    RefreshEnded {
+        /// Which.
+        id: String,
+        /// How it ended.
+        state: String,
+    },
+    /// So many refreshes wait that no dry run is added to them.
+    #[error("more than {limit} refreshes wait already; a dry run joins none of them")]
+    TooManyRefreshes {
+        /// How many may.
+        limit: usize,
+    },
+    /// So many watch refreshes through this replica.
+    #[error("this replica has {limit} streams of refreshes open, its limit")]
+    TooManyWatches {
+        /// How many may.
+        limit: usize,
+    },
+    /// A refresh would bring the package back.
+    #[error(
+        "source {source_name} still lists {name}, so that it would come back; take it out of the configuration first, with `exclude` if it comes from a listing"
+    )]
+    PackageListed {
+        /// What was to be removed.
+        name: String,
+        /// The source.
+        source_name: String,
+    },
+    /// A refresh that runs may bring the package back.
+    #[error("refresh {id} is running and may bring {name} back; wait for its end, or cancel it")]
+    RefreshRunning {
+        /// What was to be removed.
+        name: String,
+        /// The refresh.
         id: String,
     },
     /// The request id was used with other arguments.

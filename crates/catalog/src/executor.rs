@@ -8,12 +8,15 @@
 use std::sync::Arc;
 
 use steadfast_store::{Lease, Store, Wakeups};
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    compiled::CompiledSchemas, error::Error, follow::Memory, options::Options, refresh::wish_of,
-    run::Run,
+    compiled::CompiledSchemas, error::Error, follow::Memory, local::Local, metric,
+    options::Options, report::wish_of, run::Run,
 };
 
 /// The lease that covers refreshing.
@@ -26,8 +29,14 @@ pub(crate) struct Executor {
     pub(crate) compiled: CompiledSchemas,
     pub(crate) memory: Arc<Memory>,
     pub(crate) options: Arc<Options>,
+    /// The roots of local sources.
+    pub(crate) local: Arc<Local>,
     /// Somebody asked this replica for a refresh.
     pub(crate) asked: Arc<Notify>,
+    /// Somebody cancelled one through this replica.
+    pub(crate) cancelled: Arc<Notify>,
+    /// Tells those who watch refreshes here that one has moved on.
+    pub(crate) pulse: watch::Sender<()>,
 }
 
 // === impl Executor ===
@@ -75,28 +84,12 @@ impl Executor {
         };
         let outcome = tokio::select! {
             outcome = self.work(&lease) => outcome,
-            lost = self.keep(&lease) => Err(lost),
+            lost = keep(&self.store, &lease) => Err(lost),
             () = stop.cancelled() => Ok(()),
         };
         // Also after an error: whoever is able to goes on at once. If the lease was lost this does nothing.
         self.store.release_lease(&lease).await?;
         outcome
-    }
-
-    /// Prolongs the lease until it is lost. Without an answer from the database for the whole of its duration it counts as lost:
-    /// another replica may have it by then.
-    async fn keep(&self, lease: &Lease) -> Error {
-        let mut renewed = Instant::now();
-        loop {
-            tokio::time::sleep(lease.duration / 3).await;
-            let asked = Instant::now();
-            match self.store.renew_lease(lease).await {
-                Ok(()) => renewed = asked,
-                Err(error @ steadfast_store::Error::Fenced { .. }) => return error.into(),
-                Err(error) if renewed.elapsed() >= lease.duration => return error.into(),
-                Err(_) => {}
-            }
-        }
     }
 
     async fn work(&self, lease: &Lease) -> Result<(), Error> {
@@ -108,14 +101,73 @@ impl Executor {
                 attempt = row.attempts,
                 "refreshing"
             );
+            self.moved();
             let run = Run {
-                kinds: wish_of(&row).kinds,
+                wish: wish_of(&row),
                 executor: self,
                 lease,
                 row,
             };
-            run.carry_out(&done).await?;
+            let id = run.row.id.as_str();
+            let outcome = tokio::select! {
+                outcome = run.carry_out(&done) => outcome.map(|()| false),
+                () = self.until_cancelled(id) => Ok(true),
+            };
+            let cancelled = match outcome {
+                // A write that comes after the cancelling is refused as if somebody else had the run.
+                Err(Error::Store(steadfast_store::Error::Fenced { .. })) => {
+                    let cancelled = self.is_cancelled(id).await?;
+                    if !cancelled {
+                        return outcome.map(drop);
+                    }
+                    cancelled
+                }
+                outcome => outcome?,
+            };
+            if cancelled {
+                metrics::counter!(metric::REFRESHES, "state" => "cancelled").increment(1);
+                tracing::info!(refresh = id, "cancelled");
+            }
         }
         Ok(())
+    }
+
+    /// Tells those who watch refreshes here that one has moved on.
+    pub(crate) fn moved(&self) {
+        self.pulse.send_replace(());
+    }
+
+    /// Looks from time to time whether a run was cancelled, through whichever replica, so that reading ends too and not only writing.
+    async fn until_cancelled(&self, id: &str) {
+        loop {
+            tokio::select! {
+                () = sleep(self.options.refresh_poll_interval) => {}
+                () = self.cancelled.notified() => {}
+            }
+            if matches!(self.is_cancelled(id).await, Ok(true)) {
+                return;
+            }
+        }
+    }
+
+    async fn is_cancelled(&self, id: &str) -> Result<bool, Error> {
+        let found = self.store.refresh(id, 0, 0).await?;
+        Ok(found.is_none_or(|(row, _)| row.state == "cancelled"))
+    }
+}
+
+/// Prolongs the lease until it is lost. Without an answer from the database for the whole of its duration it counts as lost:
+/// another replica may have it by then.
+pub(crate) async fn keep(store: &Store, lease: &Lease) -> Error {
+    let mut renewed = Instant::now();
+    loop {
+        tokio::time::sleep(lease.duration / 3).await;
+        let asked = Instant::now();
+        match store.renew_lease(lease).await {
+            Ok(()) => renewed = asked,
+            Err(error @ steadfast_store::Error::Fenced { .. }) => return error.into(),
+            Err(error) if renewed.elapsed() >= lease.duration => return error.into(),
+            Err(_) => {}
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! # How it is built
 //!
 //! Decisions are pure and apart from their execution. [`specifier`] and [`range`] read what callers write; [`resolve`] chooses a
-//! version; [`plan`] compares, schedules and judges; [`validate`] checks documents. They take values and return values.
+//! version; [`membership`] says which packages there are; [`plan`] compares, schedules and judges; [`validate`] checks documents and [`diff`] compares schemas. They take values and return values.
 //!
 //! A refresh reads registries ([`Source`]) and writes to the store: a transaction takes all packages that have been read, each that
 //! changed with its change-log entry; unchanged packages move no revision; and one replica at a time does it, under a lease. Memory learns of it only from the log,
@@ -17,22 +17,31 @@
 
 mod catalog;
 mod compiled;
+pub mod describe;
+pub mod diff;
 mod entry;
 mod error;
 mod executor;
 mod field;
 mod follow;
 mod json;
+mod listing;
 mod load;
+mod local;
 mod lookup;
+pub mod membership;
 pub mod metric;
 mod options;
 mod package;
 mod packument;
+mod pattern;
 pub mod plan;
+mod progress;
 pub mod range;
 mod reading;
 mod refresh;
+mod removal;
+mod report;
 pub mod resolve;
 mod run;
 mod schema;
@@ -46,8 +55,10 @@ pub use entry::{PackageEntry, SchemaSlot};
 pub use error::Error;
 pub use json::{JsonError, JsonLimits};
 pub use lookup::{FoundSchema, MAX_BATCH, MAX_PAGE_SIZE, MAX_QUERY_BYTES};
-pub use options::{Options, Source};
+pub use options::{LocalSource, NpmSource, Options, Source, SourceKind};
 pub use package::{PackageDocument, RepositoryDocument, VersionDocument};
+pub use pattern::{InvalidPattern, Patterns};
+pub use progress::{MAX_WATCHES, RefreshProgress, RefreshWatch};
 pub use refresh::{Asker, MAX_ITEMS, MAX_REQUEST_ID_BYTES};
 pub use schema::{Compiled, SCHEMA_LIMITS, Schema};
 pub use snapshot::{CheckedTimes, Content, EncodedAnswer, Snapshot, Stamp};

@@ -148,15 +148,17 @@ impl Snapshot {
             .packages()
             .iter()
             .filter(|entry| request.include_deprecated || !entry.summary.deprecated)
+            .filter(|entry| request.include_unlisted || !entry.summary.unlisted)
             .filter(|entry| entry.mentions(&query))
             .collect();
         let deprecated = request.include_deprecated.to_string();
+        let unlisted = request.include_unlisted.to_string();
         let page = page(
             &matching,
             |entry| entry.name(),
             request.page_size,
             &request.page_token,
-            &["ListPackages", &request.query, &deprecated],
+            &["ListPackages", &request.query, &deprecated, &unlisted],
         )?;
         Ok(ListPackagesResponse {
             packages: page
@@ -175,11 +177,16 @@ impl Snapshot {
             return Ok(entry);
         }
         let name = parse_name(name).map_err(|source| Error::InvalidSpecifier { field, source })?;
+        Err(self.unknown_package(&name))
+    }
+
+    /// There is no package of this name; there are similar ones.
+    pub(crate) fn unknown_package(&self, name: &str) -> Error {
         let known = self.content.packages().iter().map(|entry| entry.name());
-        Err(Error::PackageNotFound {
-            nearest: nearest(&name, known),
-            name,
-        })
+        Error::PackageNotFound {
+            nearest: nearest(name, known),
+            name: name.to_owned(),
+        }
     }
 
     fn resolve(&self, specifier: &str) -> Result<(&Arc<PackageEntry>, Chosen), Error> {

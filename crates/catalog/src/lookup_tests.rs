@@ -166,7 +166,7 @@ fn a_schema_is_found_absent_or_unread() {
 }
 
 #[test]
-fn lists_hide_what_is_deprecated_and_find_text() {
+fn rule_12_lists_hide_what_is_deprecated_and_find_text() {
     let snapshot = snapshot();
     let names = |request: ListPackagesRequest| -> Vec<String> {
         let found = snapshot.list_packages(&request).expect("lists");

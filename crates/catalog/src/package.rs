@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use steadfast_api::registry::v1 as proto;
 use steadfast_types::Timestamp;
 
-use crate::{range::parse_version, specifier::LATEST};
+use crate::{range::place, specifier::LATEST};
 
 /// A package, as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -21,6 +21,9 @@ pub struct PackageDocument {
     pub name: String,
     /// The configured source it came from.
     pub source: String,
+    /// Its source listed it once and does so no longer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unlisted: bool,
     /// A short name for people, from its tarball.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub label: String,
@@ -61,7 +64,7 @@ pub struct RepositoryDocument {
 /// One version of a package, as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct VersionDocument {
-    /// A semantic version.
+    /// A semantic version, or [`LOCAL`](crate::range::LOCAL).
     pub version: String,
     /// When it was published, if the registry says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -118,7 +121,7 @@ impl PackageDocument {
         let mut parsed: Vec<(Version, VersionDocument)> = self
             .versions
             .into_iter()
-            .filter_map(|version| Some((parse_version(&version.version)?, version)))
+            .filter_map(|version| Some((place(&version.version)?, version)))
             .collect();
         // Versions that differ only in build metadata are equal to npm; their text decides, so that the order is fixed.
         parsed.sort_by(|(a, left), (b, right)| {
@@ -185,6 +188,7 @@ impl PackageDocument {
             source: self.source.clone(),
             deprecated: self.is_deprecated(),
             etag: etag.to_owned(),
+            unlisted: self.unlisted,
         }
     }
 }
@@ -240,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_are_sorted_as_versions_not_as_text() {
+    fn rule_12_versions_are_sorted_as_versions_not_as_text() {
         let sorted = document(&["1.9.0", "1.10.0", "2.0.0-rc.1", "garbage", "2.0.0"]).sorted();
         let versions: Vec<_> = sorted.versions.iter().map(|v| v.version.as_str()).collect();
         assert_eq!(versions, ["2.0.0", "2.0.0-rc.1", "1.10.0", "1.9.0"]);

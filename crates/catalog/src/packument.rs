@@ -39,6 +39,7 @@ impl Current {
         let document = PackageDocument {
             name: packument.name.to_string(),
             source: source.to_owned(),
+            unlisted: false,
             label: String::new(),
             description: packument.description.unwrap_or_default(),
             homepage: packument.homepage.unwrap_or_default(),

@@ -29,6 +29,10 @@ pub struct Wish {
     pub kinds: Kinds,
     /// Of this package only; `None` means all.
     pub package: Option<String>,
+    /// Only to see what would change.
+    pub dry_run: bool,
+    /// Everything anew, whatever is known, and whatever a listing lacks.
+    pub force: bool,
 }
 
 /// A refresh that has not ended.
@@ -49,6 +53,8 @@ pub enum Placement {
     Join(String),
     /// A new run.
     Queue(Wish),
+    /// So many wait that it has to be asked again later.
+    Refuse,
 }
 
 /// What became of a package.
@@ -65,12 +71,31 @@ pub enum Difference {
 /// What is stored about a version's schema.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct KnownSchema {
-    /// The integrity of the tarball that was read.
+    /// The integrity of the version's tarball as it was then.
     pub integrity: String,
-    /// The schema's hash; `None` if the tarball has none.
+    /// The schema's hash; `None` if there is none.
     pub hash: Option<String>,
     /// The label in the tarball; may be empty.
     pub label: String,
+    /// The template of the address that was asked; empty for the tarball.
+    pub origin: String,
+    /// How often in a row there was none at the address.
+    pub misses: i64,
+    /// When to ask at the address again.
+    pub retry_us: Option<i64>,
+}
+
+/// How schemas are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SchemaReading<'a> {
+    /// The template of their addresses; empty for tarballs.
+    pub origin: &'a str,
+    /// Of how many stable versions, besides those that tags name.
+    pub newest_stable: usize,
+    /// When the run began, by the database's clock.
+    pub now_us: i64,
+    /// Whatever is known.
+    pub force: bool,
 }
 
 /// What the registry says of the latest version's label.
@@ -87,7 +112,7 @@ pub enum StatedLabel {
 /// What to do about the schemas of one package.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SchemaPlan {
-    /// Tarballs to read, newest version first.
+    /// Versions whose schemas are to be read, newest first.
     pub fetch: Vec<String>,
     /// How many wanted versions need not be read again.
     pub settled: usize,
@@ -159,15 +184,30 @@ impl Kinds {
     }
 }
 
+// === impl Wish ===
+
+impl Wish {
+    /// Everything that may be new.
+    pub const ALL: Self = Self {
+        kinds: Kinds::ALL,
+        package: None,
+        dry_run: false,
+        force: false,
+    };
+}
+
 // === impl Underway ===
 
 impl Underway {
     /// Whether this run answers the wish: it reads at least that, and has not yet read any of it. A wish for all packages
     /// names each of them, so it is covered only while none has been read; otherwise its caller could miss what was
-    /// published a moment ago.
+    /// published a moment ago. A dry run covers nothing and is covered by nothing.
     #[must_use]
     pub fn covers(&self, wish: &Wish) -> bool {
-        let subsumed = self.wish.kinds.covers(wish.kinds)
+        let subsumed = !self.wish.dry_run
+            && !wish.dry_run
+            && (self.wish.force || !wish.force)
+            && self.wish.kinds.covers(wish.kinds)
             && (self.wish.package.is_none() || self.wish.package == wish.package);
         let unread = match (&self.begun_through, &wish.package) {
             (None, _) => true,
@@ -185,9 +225,12 @@ pub fn place(wish: &Wish, underway: &[Underway]) -> Placement {
         return Placement::Join(run.id.clone());
     }
     if underway.len() > MAX_QUEUED_RUNS {
+        if wish.dry_run {
+            return Placement::Refuse;
+        }
         let all = Wish {
-            kinds: Kinds::ALL,
-            package: None,
+            force: wish.force,
+            ..Wish::ALL
         };
         return match underway.iter().find(|run| run.covers(&all)) {
             Some(run) => Placement::Join(run.id.clone()),
@@ -229,18 +272,23 @@ pub fn wanted_versions(document: &PackageDocument, newest_stable: usize) -> Vec<
         .collect()
 }
 
-/// Which tarballs to read. What was read from a tarball is final, the absence of a schema too, as long as the package names the
-/// same integrity for it: bytes with a fixed hash cannot change. Only what failed, or was never asked, is asked again.
+/// Which schemas to read. What was read from a tarball is final, the absence of a schema too, as long as the package names the same
+/// integrity for it: bytes with a fixed hash cannot change. At an address, an absence is asked about again after a while. Besides, only
+/// what failed, or was never asked, is asked again, and what was read elsewhere than now.
 #[must_use]
 pub fn schema_plan(
     document: &PackageDocument,
     known: &BTreeMap<String, KnownSchema>,
-    newest_stable: usize,
+    reading: SchemaReading<'_>,
 ) -> SchemaPlan {
     let mut plan = SchemaPlan::default();
-    for version in wanted_versions(document, newest_stable) {
+    let is_settled = |schema: &KnownSchema, version: &VersionDocument| {
+        let is_due = schema.retry_us.is_some_and(|due| due <= reading.now_us);
+        schema.integrity == version.integrity && schema.origin == reading.origin && !is_due
+    };
+    for version in wanted_versions(document, reading.newest_stable) {
         match known.get(&version.version) {
-            Some(schema) if schema.integrity == version.integrity => plan.settled += 1,
+            Some(schema) if !reading.force && is_settled(schema, version) => plan.settled += 1,
             _ => plan.fetch.push(version.version.clone()),
         }
     }
@@ -255,6 +303,18 @@ pub fn schema_plan(
         .cloned()
         .collect();
     plan
+}
+
+/// How long after so many misses in a row, from 1, to ask at an address again, in microseconds: an hour, which doubles up to a week.
+#[must_use]
+pub const fn retry_in_us(misses: i64) -> i64 {
+    const HOUR_US: i64 = 3_600 * 1_000_000;
+    const WEEK_US: i64 = 7 * 24 * HOUR_US;
+    if misses > 8 {
+        return WEEK_US;
+    }
+    let doubled = HOUR_US << (if misses > 1 { misses - 1 } else { 0 });
+    if doubled < WEEK_US { doubled } else { WEEK_US }
 }
 
 /// The package's label: what the tarball of its latest version says, else what its registry says now, else what it was. What it was
@@ -278,12 +338,16 @@ pub fn label(
     }
 }
 
-/// How a run over these items ended.
+/// How a run over these items ended. `listing` says why a source's listing was of no use; empty if none was.
 #[must_use]
-pub fn verdict(kinds: Kinds, packages: Tally, schemas: Tally) -> Verdict {
+pub fn verdict(kinds: Kinds, packages: Tally, schemas: Tally, listing: &str) -> Verdict {
     let read = packages.read() + schemas.read();
     let failed = packages.failed + schemas.failed;
-    let (state, error) = if packages.listed + schemas.listed == 0 {
+    let (state, error) = if !listing.is_empty() && read == 0 {
+        (RefreshState::Failed, listing)
+    } else if !listing.is_empty() {
+        (RefreshState::Partial, listing)
+    } else if packages.listed + schemas.listed == 0 {
         let error = "there was nothing to read: no package is known yet";
         (RefreshState::Failed, error)
     } else if read == 0 {

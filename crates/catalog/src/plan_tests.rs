@@ -13,6 +13,7 @@ fn wish(kinds: Kinds, package: &str) -> Wish {
     Wish {
         kinds,
         package: (!package.is_empty()).then(|| package.to_owned()),
+        ..Wish::ALL
     }
 }
 
@@ -25,7 +26,7 @@ fn run(id: &str, wish: Wish, begun_through: &str) -> Underway {
 }
 
 #[test]
-fn a_wish_joins_only_what_has_yet_to_read_it() {
+fn rule_6_a_wish_joins_only_what_has_yet_to_read_it() {
     let join = |id: &str| Placement::Join(id.to_owned());
     let all = wish(Kinds::ALL, "");
     let fresh = [run("a", all.clone(), "")];
@@ -58,10 +59,94 @@ fn the_queue_is_bounded() {
         match place(&wish(PACKAGES, &format!("p{index}")), &underway) {
             Placement::Join(_) => {}
             Placement::Queue(wish) => underway.push(run(&index.to_string(), wish, "")),
+            Placement::Refuse => panic!("only dry runs are"),
         }
     }
     assert_eq!(underway.len(), 1 + MAX_QUEUED_RUNS + 1);
     assert_eq!(underway.last().map(|run| &run.wish.package), Some(&None));
+}
+
+#[test]
+fn rule_6_a_dry_run_joins_nothing_and_is_joined_by_nothing() {
+    let dry = Wish {
+        dry_run: true,
+        ..Wish::ALL
+    };
+    let underway = [run("a", Wish::ALL, ""), run("b", dry.clone(), "")];
+    assert_eq!(place(&dry, &underway), Placement::Queue(dry.clone()));
+    assert_eq!(
+        place(&Wish::ALL, &underway[1..]),
+        Placement::Queue(Wish::ALL)
+    );
+    let many: Vec<_> = (0..=MAX_QUEUED_RUNS)
+        .map(|index| run(&index.to_string(), dry.clone(), ""))
+        .collect();
+    assert_eq!(place(&dry, &many), Placement::Refuse);
+    assert_eq!(place(&Wish::ALL, &many), Placement::Queue(Wish::ALL));
+}
+
+#[test]
+fn rule_6_force_joins_only_what_is_forced() {
+    let forced = Wish {
+        force: true,
+        ..Wish::ALL
+    };
+    let plain = [run("a", Wish::ALL, "")];
+    assert_eq!(place(&forced, &plain), Placement::Queue(forced.clone()));
+    let both = [run("a", Wish::ALL, "m"), run("b", forced.clone(), "")];
+    assert_eq!(place(&forced, &both), Placement::Join("b".to_owned()));
+    assert_eq!(place(&Wish::ALL, &both), Placement::Join("b".to_owned()));
+    // Where too many wait, they become one that does all that was wished.
+    let many: Vec<_> = (0..=MAX_QUEUED_RUNS)
+        .map(|index| run(&index.to_string(), wish(PACKAGES, "p"), "p"))
+        .collect();
+    assert_eq!(place(&forced, &many), Placement::Queue(forced));
+}
+
+const TARBALLS: SchemaReading<'_> = SchemaReading {
+    origin: "",
+    newest_stable: 2,
+    now_us: 0,
+    force: false,
+};
+
+#[test]
+fn rule_2_an_absence_at_an_address_is_asked_about_again_later() {
+    let document = document(&["1.1.0", "1.0.0"], &[("latest", "1.1.0")]);
+    let known = |version: &str, hash: Option<&str>, origin: &str, retry_us| {
+        let schema = KnownSchema {
+            integrity: format!("sha512-{version}"),
+            hash: hash.map(Into::into),
+            origin: origin.into(),
+            retry_us,
+            ..Default::default()
+        };
+        (version.to_owned(), schema)
+    };
+    let reading = |origin, now_us| SchemaReading {
+        origin,
+        now_us,
+        ..TARBALLS
+    };
+    let stored = BTreeMap::from([
+        known("1.1.0", None, "t", Some(100)),
+        known("1.0.0", Some("h"), "t", None),
+    ]);
+    let fetched = |reading| schema_plan(&document, &stored, reading).fetch;
+    assert_eq!(fetched(reading("t", 99)), [""; 0]);
+    assert_eq!(fetched(reading("t", 100)), ["1.1.0"]);
+    // Read elsewhere than now, it is read anew; so is everything by force.
+    assert_eq!(fetched(reading("u", 0)), ["1.1.0", "1.0.0"]);
+    assert_eq!(fetched(reading("", 0)), ["1.1.0", "1.0.0"]);
+    let forced = SchemaReading {
+        force: true,
+        ..reading("t", 0)
+    };
+    assert_eq!(fetched(forced), ["1.1.0", "1.0.0"]);
+    let hours: Vec<_> = [1, 2, 3, 8, 9, 1_000]
+        .map(|misses| retry_in_us(misses) / 3_600_000_000)
+        .into();
+    assert_eq!(hours, [1, 2, 4, 128, 168, 168]);
 }
 
 fn document(versions: &[&str], tags: &[(&str, &str)]) -> PackageDocument {
@@ -84,7 +169,7 @@ fn document(versions: &[&str], tags: &[(&str, &str)]) -> PackageDocument {
 }
 
 #[test]
-fn schemas_are_read_once() {
+fn rule_2_schemas_are_read_once() {
     let document = document(
         &["3.0.0-a", "2.1.0", "2.0.0", "1.0.0", "0.9.0"],
         &[
@@ -99,10 +184,11 @@ fn schemas_are_read_once() {
             integrity: integrity.into(),
             hash: hash.map(Into::into),
             label: "L".into(),
+            ..Default::default()
         };
         (version.to_owned(), schema)
     };
-    let nothing = schema_plan(&document, &BTreeMap::new(), 2);
+    let nothing = schema_plan(&document, &BTreeMap::new(), TARBALLS);
     assert_eq!(nothing.fetch, ["3.0.0-a", "2.1.0", "2.0.0", "0.9.0"]);
     let stored = BTreeMap::from([
         known("3.0.0-a", "sha512-3.0.0-a", None),
@@ -110,7 +196,7 @@ fn schemas_are_read_once() {
         known("2.0.0", "sha512-republished", Some("h")),
         known("1.5.0", "sha512-1.5.0", Some("h")),
     ]);
-    let plan = schema_plan(&document, &stored, 2);
+    let plan = schema_plan(&document, &stored, TARBALLS);
     assert_eq!(plan.fetch, ["2.0.0", "0.9.0"]);
     assert_eq!(plan.settled, 2);
     assert_eq!(plan.gone, ["1.5.0"]);
@@ -151,14 +237,14 @@ fn what_changed_is_told_from_what_did_not() {
 }
 
 #[test]
-fn a_run_succeeds_only_if_all_was_read() {
+fn rule_8_a_run_succeeds_only_if_all_was_read() {
     let tally = |changed, unchanged, failed| Tally {
         listed: changed + unchanged + failed,
         changed,
         unchanged,
         failed,
     };
-    let state = |packages, schemas| verdict(Kinds::ALL, packages, schemas).state;
+    let state = |packages, schemas| verdict(Kinds::ALL, packages, schemas, "").state;
     assert_eq!(
         state(tally(1, 1, 0), tally(0, 2, 0)),
         RefreshState::Succeeded
@@ -168,13 +254,17 @@ fn a_run_succeeds_only_if_all_was_read() {
     assert_eq!(state(tally(1, 1, 0), tally(0, 0, 0)), RefreshState::Partial);
     assert_eq!(state(tally(0, 0, 9), tally(0, 0, 0)), RefreshState::Failed);
     assert_eq!(state(tally(0, 0, 0), tally(0, 0, 0)), RefreshState::Failed);
-    let packages = verdict(PACKAGES, tally(0, 1, 0), Tally::default());
+    let packages = verdict(PACKAGES, tally(0, 1, 0), Tally::default(), "");
     assert_eq!(packages.state, RefreshState::Succeeded);
+    let listed = |read| verdict(Kinds::ALL, tally(0, read, 0), tally(0, read, 0), "short");
+    assert_eq!(listed(0).state, RefreshState::Failed);
+    assert_eq!(listed(1).state, RefreshState::Partial);
+    assert_eq!(listed(1).error, "short");
 }
 
 proptest! {
     #[test]
-    fn whatever_is_joined_reads_what_was_wished_later(
+    fn rule_6_whatever_is_joined_reads_what_was_wished_later(
         runs in proptest::collection::vec((any::<bool>(), any::<bool>(), "[a-c]?", "[a-c]?"), 0..4),
         (packages, schemas, package) in (any::<bool>(), any::<bool>(), "[a-c]?"),
     ) {

@@ -59,6 +59,18 @@ pub fn parse_version(text: &str) -> Option<Version> {
         .flatten()
 }
 
+/// The version of a package that lies in a folder of a local source: what stands there now, whatever its `package.json` says.
+pub const LOCAL: &str = "local";
+
+/// Where a package's version stands among the others: below all that were published, if it is [`LOCAL`]. `None` if it is no version.
+#[must_use]
+pub(crate) fn place(text: &str) -> Option<Version> {
+    if text == LOCAL {
+        return Version::parse("0.0.0-0").ok();
+    }
+    parse_version(text)
+}
+
 // === impl VersionRange ===
 
 impl VersionRange {

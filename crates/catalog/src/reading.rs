@@ -7,16 +7,19 @@ use steadfast_store::{
     PackageRow, PackageWrite, RefreshDeltas, RefreshItemRow, Refreshed, SchemaBlob, SchemaRow,
     SchemaWrite, Store,
 };
+use steadfast_types::Timestamp;
 use steadfast_upstream::{PackageName, PackumentAnswer, TarballFindings};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
     compiled::CompiledSchemas,
+    describe,
     error::Error,
-    options::{Options, Source},
+    membership::Member,
+    options::Options,
     package::{PackageDocument, VersionDocument, content_hash},
     packument::{self, Current},
-    plan::{self, Difference, Kinds, KnownSchema, StatedLabel},
+    plan::{self, Difference, KnownSchema, SchemaReading, StatedLabel, Wish},
     schema::Schema,
 };
 
@@ -37,12 +40,14 @@ pub(crate) struct Reader<'a> {
     pub(crate) store: &'a Store,
     pub(crate) options: &'a Options,
     pub(crate) compiled: &'a CompiledSchemas,
-    pub(crate) kinds: Kinds,
+    pub(crate) wish: &'a Wish,
+    /// When the run began, by the database's clock.
+    pub(crate) began: Timestamp,
     /// Requests in flight.
     pub(crate) permits: &'a Semaphore,
 }
 
-/// What the tarball of a version brought.
+/// What the tarball of a version, or an address, brought.
 type Read<'v> = (
     &'v VersionDocument,
     Result<TarballFindings, steadfast_upstream::Error>,
@@ -61,21 +66,28 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// Only if the database does not answer: what goes wrong upstream is part of the findings.
-    pub(crate) async fn read(
-        &self,
-        name: &PackageName,
-        source: &Source,
-    ) -> Result<Findings, Error> {
+    pub(crate) async fn read(&self, member: &Member<'_>) -> Result<Findings, Error> {
+        let name = &member.name;
         // Asked for at once, so that packages are begun in their order; kept until the last tarball is read, so that what has
         // begun is finished before more is begun.
         let (_permit, stored) = tokio::join!(self.permit(), self.stored(name));
         let stored = stored?;
         let mut findings = Findings::default();
-        let current = if self.kinds.packages {
-            match self.packument(name, source, &stored).await {
+        if let Some(row) = &stored.row
+            && self
+                .options
+                .is_local_before(&row.source, &member.source.name)
+        {
+            if self.wish.kinds.packages {
+                findings.leave(name, &row.source);
+            }
+            return Ok(findings);
+        }
+        let current = if self.wish.kinds.packages {
+            match self.packument(member, &stored).await {
                 Ok(current) => current,
                 Err(error) => {
-                    findings.fail_package(name, &error);
+                    self.without_packument(member, stored, &error, &mut findings)?;
                     return Ok(findings);
                 }
             }
@@ -91,8 +103,17 @@ impl Reader<'_> {
             ..Default::default()
         };
         let mut known = stored.known;
-        if self.kinds.schemas {
-            let plan = plan::schema_plan(&current.document, &known, self.options.schemas_of_newest);
+        if member.absent_us.is_some() && self.wish.kinds.packages {
+            write.absent = Some(false);
+        }
+        if self.wish.kinds.schemas {
+            let reading = SchemaReading {
+                origin: member.npm.schema_origin(),
+                newest_stable: self.options.schemas_of_newest,
+                now_us: self.began.0,
+                force: self.wish.force,
+            };
+            let plan = plan::schema_plan(&current.document, &known, reading);
             findings.refreshed.deltas.schemas_unchanged += as_count(plan.settled);
             findings.refreshed.deltas.schemas_listed += as_count(plan.settled + plan.fetch.len());
             let wanted: Vec<&VersionDocument> = plan
@@ -100,8 +121,9 @@ impl Reader<'_> {
                 .iter()
                 .filter_map(|version| current.document.version(version))
                 .collect();
-            for (version, outcome) in self.tarballs(name, source, wanted).await {
-                self.take_schema(name, version, outcome, &mut findings, &mut write);
+            for (version, outcome) in self.schemas(member, wanted).await {
+                let before = known.get(&version.version);
+                self.take_schema(member, version, before, outcome, &mut findings, &mut write);
             }
             for schema in &write.schemas {
                 known.insert(schema.version.clone(), known_from_write(schema));
@@ -111,23 +133,33 @@ impl Reader<'_> {
             }
             write.gone = plan.gone;
         }
-        let before = stored.document.map(|document| document.label);
+        let before = stored.document.as_ref().map(|document| &document.label);
         let mut document = current.document;
+        document.unlisted = member.unlisted;
         document.label = plan::label(
             &document,
             &known,
             &current.label,
-            &before.unwrap_or_default(),
+            before.map_or("", String::as_str),
         );
-        self.take_package(
-            stored.row,
-            document,
+        let changed = self.take_package(
+            (stored.row.as_ref(), stored.document.as_ref()),
+            &document,
             current.etag,
-            &mut findings,
             &mut write,
         )?;
-        let anything = write.takes_revision() || write.etag.is_some();
-        findings.refreshed.write = anything.then_some(write);
+        if self.wish.kinds.packages {
+            findings.refreshed.deltas.packages_changed += i64::from(changed.is_some());
+            findings.refreshed.deltas.packages_unchanged += i64::from(changed.is_none());
+            let outcome = if changed.is_some() {
+                "changed"
+            } else {
+                "unchanged"
+            };
+            let item = package_item(name.as_str(), outcome, "", changed.unwrap_or_default());
+            findings.refreshed.items.insert(0, item);
+        }
+        findings.refreshed.write = write.writes().then_some(write);
         Ok(findings)
     }
 
@@ -153,12 +185,12 @@ impl Reader<'_> {
 
     async fn packument(
         &self,
-        name: &PackageName,
-        source: &Source,
+        member: &Member<'_>,
         stored: &Stored,
     ) -> Result<Current, steadfast_upstream::Error> {
-        let etag = stored.etag_of(source);
-        let answer = source.registry.packument(name, etag).await?;
+        let (name, source) = (&member.name, &member.source.name);
+        let etag = stored.etag_of(source).filter(|_| !self.wish.force);
+        let answer = member.npm.registry.packument(name, etag).await?;
         match (answer, stored.as_current()) {
             (PackumentAnswer::NotModified, Some(current)) => Ok(current),
             (PackumentAnswer::NotModified, None) => Err(steadfast_upstream::Error::Configuration {
@@ -180,17 +212,65 @@ impl Reader<'_> {
                         "parts of a packument were left out"
                     );
                 }
-                Ok(Current::new(*packument, etag, &source.name))
+                Ok(Current::new(*packument, etag, source))
             }
         }
     }
 
-    /// Reads the tarballs of one package: one under the permit that the caller holds, and as many besides as nobody waits
-    /// for. None waits for a permit of its own, so that packages that hang keep none of the others from ending.
-    async fn tarballs<'v>(
+    /// What is left to do about a package that its registry does not tell: it keeps yesterday's data. One that is unlisted says so, and
+    /// one that its registry has not had for long enough goes.
+    fn without_packument(
         &self,
-        name: &PackageName,
-        source: &Source,
+        member: &Member<'_>,
+        stored: Stored,
+        error: &steadfast_upstream::Error,
+        findings: &mut Findings,
+    ) -> Result<(), Error> {
+        let name = &member.name;
+        let mut write = PackageWrite {
+            name: name.to_string(),
+            ..Default::default()
+        };
+        if error.is_absence() && member.unlisted && stored.row.is_some() {
+            write.absent = Some(true);
+            let patience = self.options.remove_absent_after;
+            let gone_for = member
+                .absent_us
+                .map(|since| self.began.since(Timestamp(since)));
+            if patience
+                .zip(gone_for)
+                .is_some_and(|(limit, gone)| gone >= limit)
+            {
+                write.remove = true;
+                let message =
+                    "removed: no longer listed, and its registry has not had it for long enough";
+                let item = package_item(name.as_str(), "changed", "", message.to_owned());
+                findings.refreshed.items.push(item);
+                findings.refreshed.deltas.packages_changed += 1;
+                findings.refreshed.write = Some(write);
+                return Ok(());
+            }
+        }
+        if let (Some(row), Some(before)) = (stored.row, stored.document)
+            && before.unlisted != member.unlisted
+        {
+            let document = PackageDocument {
+                unlisted: member.unlisted,
+                ..before.clone()
+            };
+            let etag = row.upstream_etag.clone();
+            self.take_package((Some(&row), Some(&before)), &document, etag, &mut write)?;
+        }
+        findings.fail_package(name, error);
+        findings.refreshed.write = write.writes().then_some(write);
+        Ok(())
+    }
+
+    /// Reads the schemas of one package: one under the permit that the caller holds, and as many besides as nobody waits
+    /// for. None waits for a permit of its own, so that packages that hang keep none of the others from ending.
+    async fn schemas<'v>(
+        &self,
+        member: &Member<'_>,
         wanted: Vec<&'v VersionDocument>,
     ) -> Vec<Read<'v>> {
         let mut done = Vec::with_capacity(wanted.len());
@@ -208,7 +288,7 @@ impl Reader<'_> {
                     break;
                 };
                 under_way.extend(wanted.next().map(|(at, version)| async move {
-                    (at, self.tarball(name, source, version).await, extra)
+                    (at, self.schema(member, version).await, extra)
                 }));
             }
             let Some((at, read, extra)) = under_way.next().await else {
@@ -222,17 +302,20 @@ impl Reader<'_> {
         done.into_iter().map(|(_, read)| read).collect()
     }
 
-    async fn tarball<'v>(
-        &self,
-        name: &PackageName,
-        source: &Source,
-        version: &'v VersionDocument,
-    ) -> Read<'v> {
+    async fn schema<'v>(&self, member: &Member<'_>, version: &'v VersionDocument) -> Read<'v> {
+        let (name, registry) = (&member.name, &member.npm.registry);
+        if let Some(template) = &member.npm.schema_url {
+            let limits = &self.options.tarball_limits;
+            let read = registry.read_schema(template, name, &version.version, limits);
+            let found = read.await.map(|schema| TarballFindings {
+                schema,
+                label: None,
+            });
+            return (version, found);
+        }
         let integrity = (!version.integrity.is_empty()).then_some(version.integrity.as_str());
         let limits = &self.options.tarball_limits;
-        let read = source
-            .registry
-            .read_tarball(name, &version.tarball, integrity, limits);
+        let read = registry.read_tarball(name, &version.tarball, integrity, limits);
         (version, read.await)
     }
 
@@ -243,21 +326,21 @@ impl Reader<'_> {
 
     fn take_schema(
         &self,
-        name: &PackageName,
+        member: &Member<'_>,
         version: &VersionDocument,
+        before: Option<&KnownSchema>,
         outcome: Result<TarballFindings, steadfast_upstream::Error>,
         findings: &mut Findings,
         write: &mut PackageWrite,
     ) {
         let mut item = RefreshItemRow {
             kind: "schemas".into(),
-            package: name.to_string(),
+            package: member.name.to_string(),
             version: version.version.clone(),
             outcome: "failed".into(),
-            reason: String::new(),
-            message: String::new(),
-            revision: None,
+            ..Default::default()
         };
+        let deltas = &mut findings.refreshed.deltas;
         match outcome.map(|found| (found.schema.map(as_text), found.label)) {
             Err(error) => {
                 item.reason = error.reason().into();
@@ -268,54 +351,61 @@ impl Reader<'_> {
                 item.message = "its configuration-schema.json is not UTF-8 text".into();
             }
             Ok((text, label)) => {
-                item.outcome = "changed".into();
                 let blob = text.flatten().map(|document| SchemaBlob {
                     hash: content_hash(document.as_bytes()),
                     document,
                 });
-                if let Some(blob) = &blob {
+                let label = label.unwrap_or_default();
+                let found = schema_write(member, version, before, blob, label);
+                if found.silent {
+                    deltas.schemas_unchanged += 1;
+                    if before.is_none_or(|before| !is_recorded(before, &found)) {
+                        write.schemas.push(found);
+                    }
+                    return;
+                }
+                item.outcome = "changed".into();
+                if let Some(blob) = &found.blob {
                     let schema = self.compiled.get_or_compile(&blob.hash, &blob.document);
                     item.message = schema.warnings.join("; ");
                     findings.schemas.push(schema);
                 } else {
                     item.message = "carries no schema".into();
                 }
-                write.schemas.push(SchemaWrite {
-                    version: version.version.clone(),
-                    blob,
-                    integrity: version.integrity.clone(),
-                    label: label.unwrap_or_default(),
-                });
+                write.schemas.push(found);
             }
         }
         if item.outcome == "failed" {
-            findings.refreshed.deltas.schemas_failed += 1;
+            deltas.schemas_failed += 1;
         } else {
-            findings.refreshed.deltas.schemas_changed += 1;
+            deltas.schemas_changed += 1;
         }
         findings.refreshed.items.push(item);
     }
 
+    /// Adds to a write what is different about a package, and says what that is.
     fn take_package(
         &self,
-        row: Option<PackageRow>,
-        document: PackageDocument,
+        (row, before): (Option<&PackageRow>, Option<&PackageDocument>),
+        document: &PackageDocument,
         etag: String,
-        findings: &mut Findings,
         write: &mut PackageWrite,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<String>, Error> {
         let canonical = document
             .canonical()
             .map_err(|_| Error::Internal("a package cannot be encoded"))?;
         let difference = plan::difference(
-            row.as_ref().map(|row| row.content_hash.as_str()),
-            row.as_ref().map_or("", |row| row.upstream_etag.as_str()),
+            row.map(|row| row.content_hash.as_str()),
+            row.map_or("", |row| row.upstream_etag.as_str()),
             &canonical.hash,
             &etag,
         );
         match difference {
-            Difference::None => {}
-            Difference::EtagOnly => write.etag = Some(etag),
+            Difference::None => Ok(None),
+            Difference::EtagOnly => {
+                write.etag = Some(etag);
+                Ok(None)
+            }
             Difference::Content => {
                 write.package = Some(PackageRow {
                     name: document.name.clone(),
@@ -324,17 +414,45 @@ impl Reader<'_> {
                     content_hash: canonical.hash,
                     upstream_etag: etag,
                 });
+                Ok(Some(describe::difference(before, document)))
             }
         }
-        if self.kinds.packages {
-            let changed = difference == Difference::Content;
-            findings.refreshed.deltas.packages_changed += i64::from(changed);
-            findings.refreshed.deltas.packages_unchanged += i64::from(!changed);
-            let outcome = if changed { "changed" } else { "unchanged" };
-            let item = package_item(&document.name, outcome, "", String::new());
-            findings.refreshed.items.insert(0, item);
+    }
+}
+
+/// Whether even what callers do not see of it is stored.
+fn is_recorded(before: &KnownSchema, found: &SchemaWrite) -> bool {
+    before.integrity == found.integrity
+        && before.origin == found.origin
+        && before.misses == found.misses
+}
+
+/// What is to be stored of a version's schema. It is silent if callers see no difference.
+fn schema_write(
+    member: &Member<'_>,
+    version: &VersionDocument,
+    before: Option<&KnownSchema>,
+    blob: Option<SchemaBlob>,
+    label: String,
+) -> SchemaWrite {
+    let origin = member.npm.schema_origin();
+    let misses = match (&blob, origin) {
+        (Some(_), _) | (_, "") => 0,
+        (None, origin) => {
+            let before = before.filter(|before| before.origin == origin);
+            before.map_or(0, |before| before.misses).saturating_add(1)
         }
-        Ok(())
+    };
+    let hash = blob.as_ref().map(|blob| &blob.hash);
+    SchemaWrite {
+        silent: before.is_some_and(|before| before.hash.as_ref() == hash && before.label == label),
+        version: version.version.clone(),
+        integrity: version.integrity.clone(),
+        origin: origin.to_owned(),
+        misses,
+        retry_in_us: (misses > 0).then(|| plan::retry_in_us(misses)),
+        blob,
+        label,
     }
 }
 
@@ -346,6 +464,14 @@ impl Findings {
         let item = package_item(name.as_str(), "failed", reason, error.to_string());
         self.refreshed.items.push(item);
         self.refreshed.deltas.packages_failed += 1;
+    }
+
+    /// A package that a local source has, which comes before the registry's.
+    fn leave(&mut self, name: &PackageName, source: &str) {
+        let message = format!("it is taken from source {source}, which comes first");
+        let item = package_item(name.as_str(), "unchanged", "SHADOWED", message);
+        self.refreshed.items.push(item);
+        self.refreshed.deltas.packages_unchanged += 1;
     }
 
     /// A package that was asked for and is in no source's list here.
@@ -374,10 +500,10 @@ impl Findings {
 
 impl Stored {
     /// The etag to ask with: only if the answer would be made into the same document.
-    fn etag_of(&self, source: &Source) -> Option<&str> {
+    fn etag_of(&self, source: &str) -> Option<&str> {
         let (row, _) = self.row.as_ref().zip(self.document.as_ref())?;
         let etag = packument::upstream_etag(&row.upstream_etag)?;
-        (row.source == source.name).then_some(etag)
+        (row.source == source).then_some(etag)
     }
 
     fn as_current(&self) -> Option<Current> {
@@ -394,11 +520,10 @@ fn package_item(name: &str, outcome: &str, reason: &str, message: String) -> Ref
     RefreshItemRow {
         kind: "packages".into(),
         package: name.to_owned(),
-        version: String::new(),
         outcome: outcome.to_owned(),
         reason: reason.to_owned(),
         message,
-        revision: None,
+        ..Default::default()
     }
 }
 
@@ -414,6 +539,9 @@ fn known_from_row(row: SchemaRow) -> (String, KnownSchema) {
         integrity: row.integrity,
         hash: row.hash,
         label: row.label,
+        origin: row.origin,
+        misses: row.misses,
+        retry_us: row.retry_us,
     };
     (row.version, known)
 }
@@ -423,6 +551,9 @@ fn known_from_write(write: &SchemaWrite) -> KnownSchema {
         integrity: write.integrity.clone(),
         hash: write.blob.as_ref().map(|blob| blob.hash.clone()),
         label: write.label.clone(),
+        origin: write.origin.clone(),
+        misses: write.misses,
+        retry_us: None,
     }
 }
 

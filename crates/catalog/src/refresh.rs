@@ -1,26 +1,28 @@
 //! Asking for refreshes, and telling what became of them.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use prost::Message;
 use steadfast_api::registry::v1::{
-    GetRefreshRequest, GetRefreshResponse, ListRefreshesRequest, ListRefreshesResponse, Refresh,
-    RefreshCounts, RefreshItem, RefreshKind, RefreshOutcome, RefreshState, RefreshTrigger,
-    StartRefreshRequest, StartRefreshResponse,
+    CancelRefreshRequest, CancelRefreshResponse, GetRefreshRequest, GetRefreshResponse,
+    ListRefreshesRequest, ListRefreshesResponse, RefreshTrigger, StartRefreshRequest,
+    StartRefreshResponse,
 };
 use steadfast_store::{
-    NewRefresh, RefreshAsk, RefreshAsked, RefreshItemRow, RefreshPlacement, RefreshRow, Request,
+    NewRefresh, RefreshAsk, RefreshAsked, RefreshCancel, RefreshPlacement, RefreshRow, Request,
     Store,
 };
-use steadfast_types::{PageToken, Timestamp};
-use tokio::sync::Notify;
+use steadfast_types::PageToken;
+use tokio::sync::{Notify, watch};
 
 use crate::{
     error::Error,
+    local::Local,
     lookup::page_size_from,
+    membership,
     options::Options,
-    package::to_proto_time,
-    plan::{self, Kinds, Placement, Underway, Wish},
+    plan::{self, Kinds, MAX_QUEUED_RUNS, Placement, Underway, Wish},
+    report::{cause_text, item_to_proto, to_proto, underway_from},
     specifier::parse_name,
 };
 
@@ -35,8 +37,13 @@ pub const MAX_REQUEST_ID_BYTES: usize = 128;
 pub struct Asker {
     pub(crate) store: Store,
     pub(crate) options: Arc<Options>,
+    pub(crate) local: Arc<Local>,
     /// Wakes this replica's executor.
     pub(crate) asked: Arc<Notify>,
+    /// Tells it that one was cancelled.
+    pub(crate) cancelled: Arc<Notify>,
+    /// Tells those who watch refreshes here that one has moved on.
+    pub(crate) pulse: watch::Sender<()>,
 }
 
 // === impl Asker ===
@@ -46,14 +53,14 @@ impl Asker {
     ///
     /// # Errors
     /// [`Error::NoSource`], [`Error::PackageNotConfigured`], [`Error::InvalidSpecifier`], [`Error::InvalidArgument`],
-    /// [`Error::RequestIdReused`], or if the database does not answer.
+    /// [`Error::RequestIdReused`], [`Error::TooManyRefreshes`], or if the database does not answer.
     pub async fn start(
         &self,
         request: &StartRefreshRequest,
         identity: &str,
         trigger: RefreshTrigger,
     ) -> Result<StartRefreshResponse, Error> {
-        let wish = self.wish(request)?;
+        let wish = self.wish(request).await?;
         let ask = RefreshAsk {
             cause: cause_text(trigger),
             requested_by: identity.to_owned(),
@@ -66,6 +73,9 @@ impl Asker {
                 joined,
             }),
             RefreshAsked::Forgotten { id } => Err(Error::RefreshNotFound { id }),
+            RefreshAsked::Refused => Err(Error::TooManyRefreshes {
+                limit: MAX_QUEUED_RUNS,
+            }),
             RefreshAsked::HeldBack => Err(Error::Internal("refresh held back")),
         }
     }
@@ -78,11 +88,7 @@ impl Asker {
             request: None,
             only_if_empty: true,
         };
-        let all = Wish {
-            kinds: Kinds::ALL,
-            package: None,
-        };
-        if let RefreshAsked::Placed { run, .. } = self.ask(&ask, &all).await? {
+        if let RefreshAsked::Placed { run, .. } = self.ask(&ask, &Wish::ALL).await? {
             tracing::info!(refresh = run.id, "the catalogue is empty; filling it");
         }
         Ok(())
@@ -99,17 +105,41 @@ impl Asker {
                 message: "how many items were seen: 0 or more".to_owned(),
             });
         }
-        let unknown = || Error::RefreshNotFound {
-            id: request.id.chars().take(64).collect(),
-        };
-        let id: uuid::Uuid = request.id.parse().map_err(|_| unknown())?;
+        let id = parse_id(&request.id)?;
         let skip = i64::from(request.skip_items);
-        let found = self.store.refresh(&id.to_string(), skip, MAX_ITEMS).await?;
-        let (run, items) = found.ok_or_else(unknown)?;
+        let found = self.store.refresh(&id, skip, MAX_ITEMS).await?;
+        let (run, items) = found.ok_or(Error::RefreshNotFound { id })?;
         Ok(GetRefreshResponse {
             refresh: Some(to_proto(&run)),
             items: items.into_iter().map(item_to_proto).collect(),
         })
+    }
+
+    /// `CancelRefresh`. `identity` is the caller's.
+    ///
+    /// # Errors
+    /// [`Error::RefreshNotFound`], [`Error::RefreshEnded`], or if the database does not answer.
+    pub async fn cancel(
+        &self,
+        request: &CancelRefreshRequest,
+        identity: &str,
+    ) -> Result<CancelRefreshResponse, Error> {
+        let id = parse_id(&request.id)?;
+        let error = format!("cancelled by {identity}");
+        match self.store.cancel_refresh(&id, &error).await? {
+            RefreshCancel::Cancelled(run) => {
+                self.cancelled.notify_one();
+                self.pulse.send_replace(());
+                Ok(CancelRefreshResponse {
+                    refresh: Some(to_proto(&run)),
+                })
+            }
+            RefreshCancel::Ended(run) => Err(Error::RefreshEnded {
+                id,
+                state: run.state,
+            }),
+            RefreshCancel::Unknown => Err(Error::RefreshNotFound { id }),
+        }
     }
 
     /// `ListRefreshes`.
@@ -147,7 +177,10 @@ impl Asker {
                     packages: wish.kinds.packages,
                     schemas: wish.kinds.schemas,
                     package: wish.package,
+                    dry_run: wish.dry_run,
+                    forced: wish.force,
                 }),
+                Placement::Refuse => RefreshPlacement::Refuse,
             }
         };
         let asked = self.store.ask_refresh(ask, place).await?;
@@ -155,7 +188,7 @@ impl Asker {
         Ok(asked)
     }
 
-    fn wish(&self, request: &StartRefreshRequest) -> Result<Wish, Error> {
+    async fn wish(&self, request: &StartRefreshRequest) -> Result<Wish, Error> {
         let kinds = Kinds::from_proto(&request.kinds).ok_or_else(|| Error::InvalidArgument {
             field: "kinds",
             message: "each is REFRESH_KIND_PACKAGES or REFRESH_KIND_SCHEMAS; none means all"
@@ -171,22 +204,39 @@ impl Asker {
                     field: "package",
                     source,
                 })?;
-                if !self.is_configured(&name) {
+                if !self.is_known(&name).await? {
                     return Err(Error::PackageNotConfigured { name });
                 }
                 Some(name)
             }
         };
-        Ok(Wish { kinds, package })
+        Ok(Wish {
+            kinds,
+            package,
+            dry_run: request.dry_run,
+            force: request.force,
+        })
     }
 
-    fn is_configured(&self, name: &str) -> bool {
-        self.options
-            .sources
-            .iter()
-            .flat_map(|source| &source.packages)
-            .any(|configured| configured.as_str() == name)
+    /// Whether a source names the package, was told of it, or has it in its folders.
+    async fn is_known(&self, name: &str) -> Result<bool, Error> {
+        if self.local.knows(name) {
+            return Ok(true);
+        }
+        let sources = &self.options.sources;
+        let told = self.store.sources_of(name).await?;
+        let members = membership::members(sources, &told, &BTreeSet::new()).members;
+        Ok(members.iter().any(|member| member.name.as_str() == name))
     }
+}
+
+/// As it is stored.
+pub(crate) fn parse_id(text: &str) -> Result<String, Error> {
+    let unknown = || Error::RefreshNotFound {
+        id: text.chars().take(64).collect(),
+    };
+    let id: uuid::Uuid = text.parse().map_err(|_| unknown())?;
+    Ok(id.to_string())
 }
 
 /// What makes the call safe to repeat, if the caller wants that.
@@ -211,107 +261,4 @@ fn idempotency(request: &StartRefreshRequest, identity: &str) -> Result<Option<R
         id,
         body_hash: Request::hash(&arguments.encode_to_vec()),
     }))
-}
-
-pub(crate) fn wish_of(run: &RefreshRow) -> Wish {
-    Wish {
-        kinds: Kinds {
-            packages: run.packages,
-            schemas: run.schemas,
-        },
-        package: run.package.clone(),
-    }
-}
-
-fn underway_from(run: &RefreshRow) -> Underway {
-    Underway {
-        id: run.id.clone(),
-        wish: wish_of(run),
-        begun_through: run.begun_through.clone(),
-    }
-}
-
-const fn cause_text(trigger: RefreshTrigger) -> &'static str {
-    match trigger {
-        RefreshTrigger::Schedule => "schedule",
-        RefreshTrigger::EmptyCatalogue => "empty_catalogue",
-        RefreshTrigger::Request | RefreshTrigger::Unspecified => "request",
-    }
-}
-
-/// How a state is stored.
-pub(crate) const fn state_text(state: RefreshState) -> &'static str {
-    match state {
-        RefreshState::Queued | RefreshState::Unspecified => "queued",
-        RefreshState::Running => "running",
-        RefreshState::Succeeded => "succeeded",
-        RefreshState::Partial => "partial",
-        RefreshState::Failed => "failed",
-    }
-}
-
-fn to_proto(run: &RefreshRow) -> Refresh {
-    let state = match run.state.as_str() {
-        "queued" => RefreshState::Queued,
-        "running" => RefreshState::Running,
-        "succeeded" => RefreshState::Succeeded,
-        "partial" => RefreshState::Partial,
-        _ => RefreshState::Failed,
-    };
-    let trigger = match run.cause.as_str() {
-        "schedule" => RefreshTrigger::Schedule,
-        "empty_catalogue" => RefreshTrigger::EmptyCatalogue,
-        _ => RefreshTrigger::Request,
-    };
-    let count = |value: i64| i32::try_from(value).unwrap_or(i32::MAX);
-    let packages = run.packages.then(|| RefreshCounts {
-        kind: RefreshKind::Packages.into(),
-        listed: count(run.packages_listed),
-        changed: count(run.packages_changed),
-        unchanged: count(run.packages_unchanged),
-        failed: count(run.packages_failed),
-    });
-    let schemas = run.schemas.then(|| RefreshCounts {
-        kind: RefreshKind::Schemas.into(),
-        listed: count(run.schemas_listed),
-        changed: count(run.schemas_changed),
-        unchanged: count(run.schemas_unchanged),
-        failed: count(run.schemas_failed),
-    });
-    Refresh {
-        id: run.id.clone(),
-        state: state.into(),
-        kinds: wish_of(run).kinds.to_proto(),
-        package: run.package.clone().unwrap_or_default(),
-        trigger: trigger.into(),
-        requested_by: run.requested_by.clone(),
-        create_time: Some(to_proto_time(Timestamp(run.create_us))),
-        start_time: run.start().map(to_proto_time),
-        end_time: run.end().map(to_proto_time),
-        counts: packages.into_iter().chain(schemas).collect(),
-        owner: run.owner.clone(),
-        attempts: count(run.attempts),
-        error: run.error.clone(),
-    }
-}
-
-fn item_to_proto(item: RefreshItemRow) -> RefreshItem {
-    let kind = match item.kind.as_str() {
-        "schemas" => RefreshKind::Schemas,
-        _ => RefreshKind::Packages,
-    };
-    let outcome = match item.outcome.as_str() {
-        "changed" => RefreshOutcome::Changed,
-        "unchanged" => RefreshOutcome::Unchanged,
-        _ => RefreshOutcome::Failed,
-    };
-    RefreshItem {
-        kind: kind.into(),
-        package: item.package,
-        version: item.version,
-        outcome: outcome.into(),
-        reason: item.reason,
-        message: item.message,
-        revision: item.revision.unwrap_or_default(),
-    }
 }

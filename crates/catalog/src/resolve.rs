@@ -8,7 +8,7 @@ use steadfast_api::registry::v1::MatchKind;
 
 use crate::{
     package::VersionDocument,
-    range::parse_version,
+    range::{LOCAL, parse_version},
     specifier::{LATEST, Selector},
 };
 
@@ -49,6 +49,12 @@ impl Versions<'_> {
                 index,
                 by: MatchKind::Exact,
             }),
+            Selector::Tag(tag) if tag == LOCAL && self.local().is_some() => {
+                self.local().map(|index| Chosen {
+                    index,
+                    by: MatchKind::Exact,
+                })
+            }
             Selector::Tag(tag) => self.tagged(tag).map(|index| Chosen {
                 index,
                 by: MatchKind::Tag,
@@ -76,11 +82,20 @@ impl Versions<'_> {
         self.parsed
             .binary_search_by(|found| version.cmp(found))
             .ok()
+            .filter(|index| self.documents[*index].version != LOCAL)
+    }
+
+    /// What lies in a folder; it has no number that anyone could ask for.
+    fn local(&self) -> Option<usize> {
+        self.documents
+            .iter()
+            .position(|version| version.version == LOCAL)
     }
 
     /// A package without the tag `latest`, which npm always sets but other registries may not, has its newest version there.
     fn tagged(&self, tag: &str) -> Option<usize> {
         match self.dist_tags.get(tag) {
+            Some(version) if version == LOCAL => self.local(),
             Some(version) => self.exact(&parse_version(version)?),
             None if tag == LATEST && !self.dist_tags.contains_key(LATEST) => {
                 self.highest(|version| !version.is_prerelease())
@@ -92,7 +107,7 @@ impl Versions<'_> {
     fn highest(&self, fits: impl Fn(&Version) -> bool) -> Option<usize> {
         let mut deprecated = None;
         for (index, version) in self.parsed.iter().enumerate() {
-            if fits(version) {
+            if fits(version) && self.documents[index].version != LOCAL {
                 if self.documents[index].deprecated.is_none() {
                     return Some(index);
                 }
@@ -199,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn pinned_versions_resolve_though_deprecated_and_ranges_prefer_others() {
+    fn rule_11_pinned_versions_resolve_though_deprecated_and_ranges_prefer_others() {
         let package = fixture("8.0.0-rc.1 7.3.0! 7.2.0 7.1.0 6.1.0! 6.0.0!", "7.3.0");
         for (selector, expected) in [
             ("", Some(("7.3.0", MatchKind::Tag))),
@@ -227,6 +242,38 @@ mod tests {
         );
         assert_eq!(newest(&fixture("1.0.0-a", "")).as_deref(), Some("1.0.0-a"));
         assert_eq!(newest(&fixture("", "")), None);
+    }
+
+    #[test]
+    fn rule_11_a_local_version_is_named_and_never_chosen_by_number() {
+        let mut only = fixture("", "local");
+        let local = VersionDocument {
+            version: LOCAL.to_owned(),
+            ..Default::default()
+        };
+        only.documents.push(local);
+        only.parsed
+            .push(crate::range::place(LOCAL).expect("a place"));
+        for selector in ["@*", "@>=0.0.0-0", "@0.0.0-0", "@^0.0.0-0", "@7.2.0"] {
+            assert_eq!(choose(&only, selector), None, "{selector}");
+        }
+        let found = |by| Some((LOCAL.to_owned(), by));
+        assert_eq!(choose(&only, "@local"), found(MatchKind::Exact));
+        assert_eq!(choose(&only, ""), found(MatchKind::Tag));
+        assert_eq!(choose(&only, "@latest"), found(MatchKind::Tag));
+        assert_eq!(
+            only.versions().newest().map(|v| v.version.as_str()),
+            Some(LOCAL)
+        );
+        // A registry's own tag of that name goes on meaning what it says there.
+        let mut tagged = fixture("2.0.0 1.0.0", "2.0.0");
+        tagged
+            .dist_tags
+            .insert(LOCAL.to_owned(), "1.0.0".to_owned());
+        assert_eq!(
+            choose(&tagged, "@local"),
+            Some(("1.0.0".into(), MatchKind::Tag))
+        );
     }
 
     #[test]

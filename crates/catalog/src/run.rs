@@ -12,18 +12,19 @@ use std::{
 use futures::{StreamExt, stream::FuturesUnordered};
 use steadfast_api::registry::v1::RefreshState;
 use steadfast_store::{Lease, RefreshItemRow, RefreshRow, Refreshed};
-use steadfast_types::Backoff;
-use steadfast_upstream::PackageName;
+use steadfast_types::{Backoff, Timestamp};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::{
     error::Error,
     executor::Executor,
+    listing::Listings,
+    local,
+    membership::{self, Member},
     metric,
-    options::Source,
-    plan::{self, Kinds, Tally},
+    plan::{self, Tally, Wish},
     reading::{Findings, Reader},
-    refresh::state_text,
+    report::state_text,
     schema::Schema,
 };
 
@@ -44,7 +45,7 @@ pub(crate) struct Run<'a> {
     pub(crate) executor: &'a Executor,
     pub(crate) lease: &'a Lease,
     pub(crate) row: RefreshRow,
-    pub(crate) kinds: Kinds,
+    pub(crate) wish: Wish,
 }
 
 // === impl Run ===
@@ -55,21 +56,29 @@ impl Run<'_> {
     /// # Errors
     /// If the lease is lost, or the database does not answer.
     pub(crate) async fn carry_out(&self, done: &BTreeSet<String>) -> Result<(), Error> {
-        let options = &self.executor.options;
-        let mut packages: Vec<_> = options.packages();
-        if let Some(only) = &self.row.package {
-            packages.retain(|(name, _)| name.as_str() == only);
-            if packages.is_empty() && !done.contains(only) {
-                let findings = Findings::not_configured(only);
-                self.record(vec![findings]).await?;
-            }
+        let sources = &self.executor.options.sources;
+        let listings = self.listings().await?;
+        let found = membership::members(sources, &listings.told, &listings.distrusted);
+        for (source, (names, one)) in &found.shadowed {
+            tracing::info!(
+                source,
+                names,
+                example = one,
+                "packages that an earlier source has as well are taken from that one"
+            );
         }
-        let listed = match (&self.row.package, self.kinds.packages) {
-            (_, false) => 0,
-            (Some(_), true) => 1,
-            (None, true) => packages.len(),
+        let members = found.members;
+        let mut packages: Vec<&Member<'_>> = members.iter().collect();
+        if let Some(only) = &self.row.package {
+            packages.retain(|member| member.name.as_str() == only);
+        }
+        let listed = if self.wish.kinds.packages {
+            packages.len()
+        } else {
+            0
         };
-        packages.retain(|(name, _)| !done.contains(name.as_str()));
+        let is_listed = !packages.is_empty();
+        packages.retain(|member| !done.contains(member.name.as_str()));
         let (send, receive) = mpsc::channel(QUEUE);
         let (read, written) = tokio::join!(
             self.read_all(&packages, listed, send),
@@ -78,13 +87,44 @@ impl Run<'_> {
         // The writer's error first: the reader only notices that nobody listens any more.
         written?;
         read?;
-        self.finish(options.packages()).await
+        self.read_local(is_listed, listed, done).await?;
+        self.finish(&members, &listings).await
+    }
+
+    /// Has local sources looked at, unless only a package is wanted that a registry alone has. A dry run leaves them alone: what lies in
+    /// their folders is stored as soon as it does.
+    async fn read_local(
+        &self,
+        is_listed: bool,
+        listed: usize,
+        done: &BTreeSet<String>,
+    ) -> Result<(), Error> {
+        let local = &self.executor.local;
+        let only = self.row.package.as_ref();
+        let is_wanted = only.is_none_or(|only| !is_listed || local.knows(only));
+        if self.wish.dry_run && !is_listed && only.is_some_and(|only| local.knows(only)) {
+            return Ok(());
+        }
+        if is_wanted && !local.roots.is_empty() && !self.wish.dry_run {
+            let listed = i64::try_from(listed).unwrap_or(i64::MAX);
+            local::turn(self.executor, local, self.lease, &self.row, listed).await?;
+        }
+        match only {
+            Some(only) if !is_listed && !done.contains(only) => {
+                let recorded = self.executor.store.recorded_packages(&self.row.id).await?;
+                if recorded.contains(only) {
+                    return Ok(());
+                }
+                self.record(vec![Findings::not_configured(only)]).await
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Reads packages, many at a time, and hands over what each brought.
     async fn read_all(
         &self,
-        packages: &[(&PackageName, &Source)],
+        packages: &[&Member<'_>],
         listed: usize,
         send: mpsc::Sender<Findings>,
     ) -> Result<(), Error> {
@@ -95,7 +135,8 @@ impl Run<'_> {
             store: &self.executor.store,
             options,
             compiled: &self.executor.compiled,
-            kinds: self.kinds,
+            wish: &self.wish,
+            began: Timestamp(self.row.start_us.unwrap_or(self.row.create_us)),
             permits: &permits,
         };
         let window = concurrency * ANNOUNCED_WINDOWS;
@@ -105,10 +146,9 @@ impl Run<'_> {
             while next < packages.len() && reading.len() < concurrency * READ_AHEAD {
                 if next % window == 0 {
                     let last = packages.len().min(next + window) - 1;
-                    self.announce(packages[last].0, listed).await?;
+                    self.announce(packages[last].name.as_str(), listed).await?;
                 }
-                let (name, source) = packages[next];
-                reading.push(read_and_send(&reader, name, source, &send));
+                reading.push(read_and_send(&reader, packages[next], &send));
                 next += 1;
             }
             match reading.next().await {
@@ -118,11 +158,14 @@ impl Run<'_> {
         }
     }
 
-    async fn announce(&self, through: &PackageName, listed: usize) -> Result<(), Error> {
+    async fn announce(&self, through: &str, listed: usize) -> Result<(), Error> {
         let listed = i64::try_from(listed).unwrap_or(i64::MAX);
         let store = &self.executor.store;
-        let announced = store.begin_reading(self.lease, &self.row.id, through.as_str(), listed);
-        Ok(announced.await?)
+        store
+            .begin_reading(self.lease, &self.row.id, through, listed)
+            .await?;
+        self.executor.moved();
+        Ok(())
     }
 
     /// Commits what was read, as it arrives.
@@ -143,12 +186,16 @@ impl Run<'_> {
         let brought: Vec<Refreshed> = findings
             .into_iter()
             .map(|findings| findings.refreshed)
+            .map(|refreshed| Refreshed {
+                write: refreshed.write.filter(|_| !self.wish.dry_run),
+                ..refreshed
+            })
             .filter(|refreshed| *refreshed != Refreshed::default())
             .collect();
         if brought.is_empty() {
             return Ok(());
         }
-        for refreshed in &brought {
+        for refreshed in brought.iter().filter(|_| !self.wish.dry_run) {
             count(&refreshed.items);
         }
         let store = &self.executor.store;
@@ -161,6 +208,7 @@ impl Run<'_> {
                     if landed.is_some() || again {
                         self.executor.wakeups.kick();
                     }
+                    self.executor.moved();
                     return Ok(());
                 }
                 Err(error) if error.is_unavailable() => {
@@ -177,7 +225,7 @@ impl Run<'_> {
     }
 
     /// Judges the run by what was recorded, by whichever replica.
-    async fn finish(&self, configured: Vec<(&PackageName, &Source)>) -> Result<(), Error> {
+    async fn finish(&self, members: &[Member<'_>], listings: &Listings) -> Result<(), Error> {
         let executor = self.executor;
         let store = &executor.store;
         let id = &self.row.id;
@@ -185,15 +233,20 @@ impl Run<'_> {
             .refresh(id, 0, 0)
             .await?
             .ok_or(Error::Internal("a running refresh is gone"))?;
-        let verdict = plan::verdict(self.kinds, packages_of(&row), schemas_of(&row));
+        let (packages, schemas) = (packages_of(&row), schemas_of(&row));
+        let verdict = plan::verdict(self.wish.kinds, packages, schemas, &listings.error);
         let mut checked: BTreeMap<&str, bool> = BTreeMap::new();
-        let complete =
-            self.kinds.packages && row.package.is_none() && verdict.state != RefreshState::Failed;
+        let complete = self.wish.kinds.packages
+            && row.package.is_none()
+            && !row.dry_run
+            && verdict.state != RefreshState::Failed;
         if complete {
             let unanswered = store.unanswered_packages(id, ABSENT).await?;
-            for (name, source) in configured {
-                let answered = checked.entry(&source.name).or_insert(true);
-                *answered &= !unanswered.contains(name.as_str());
+            for member in members {
+                let source = member.source.name.as_str();
+                let answered = checked.entry(source).or_insert(true);
+                *answered &=
+                    !unanswered.contains(member.name.as_str()) && !listings.failed.contains(source);
             }
         }
         let checked: Vec<String> = checked
@@ -212,6 +265,7 @@ impl Run<'_> {
             )
             .await?;
         executor.memory.recheck.notify_one();
+        executor.moved();
         report(&ended);
         Ok(())
     }
@@ -220,11 +274,10 @@ impl Run<'_> {
 /// Part of the future that reads, so that while the writer is behind the other reads go on.
 async fn read_and_send(
     reader: &Reader<'_>,
-    name: &PackageName,
-    source: &Source,
+    member: &Member<'_>,
     send: &mpsc::Sender<Findings>,
 ) -> Result<(), Error> {
-    let findings = reader.read(name, source).await?;
+    let findings = reader.read(member).await?;
     send.send(findings)
         .await
         .map_err(|_| Error::Internal("the writer of a refresh has ended"))
@@ -278,6 +331,7 @@ fn report(row: &RefreshRow) {
     tracing::info!(
         refresh = row.id,
         state = row.state,
+        dry_run = row.dry_run,
         duration_ms = took.as_millis() as u64,
         packages_listed = row.packages_listed,
         packages_changed = row.packages_changed,

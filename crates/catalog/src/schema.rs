@@ -50,6 +50,8 @@ pub struct Schema {
 pub struct Compiled {
     /// Made for this schema.
     pub(crate) validator: Validator,
+    /// The dialect it is read as.
+    pub(crate) draft: Draft,
     /// The schema itself.
     pub(crate) document: Value,
     /// Each property name that the schema mentions: the only names of a document that are surely no secrets.
@@ -146,6 +148,7 @@ impl Compiled {
         }
         Ok(Self {
             validator,
+            draft,
             document,
             names,
         })
@@ -261,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_schema_says_of_itself_is_found() {
+    fn rule_13_what_a_schema_says_of_its_authentication_is_found() {
         let found = schema(
             r#"{"$comment":"OAuth2","title":"T","properties":{"a":{"format":"made-up"}},"required":["b"]}"#,
         );

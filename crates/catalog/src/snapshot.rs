@@ -177,13 +177,13 @@ impl Stamp {
         let by_source = sources
             .iter()
             .map(|source| {
-                let state = EncodedState::new(cursor, checked.get(*source).copied());
+                let state = EncodedState::new(cursor, checked_of(&checked, source));
                 ((*source).to_owned(), state)
             })
             .collect();
         let oldest = sources
             .iter()
-            .map(|source| checked.get(*source).copied())
+            .map(|source| checked_of(&checked, source))
             .min()
             .flatten();
         Self {
@@ -221,6 +221,16 @@ impl Stamp {
     pub fn checked(&self) -> &CheckedTimes {
         &self.checked
     }
+}
+
+/// When a source was last asked. A local one is read root by root, each under a key of its own: the oldest counts.
+fn checked_of(checked: &CheckedTimes, source: &str) -> Option<Timestamp> {
+    let of_roots = format!("{source}:");
+    let roots = checked
+        .range(of_roots.clone()..)
+        .take_while(|(key, _)| key.starts_with(&of_roots));
+    let oldest = roots.map(|(_, at)| *at).min();
+    checked.get(source).copied().or(oldest)
 }
 
 // === impl Snapshot ===

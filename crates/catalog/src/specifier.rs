@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_refused_where_it_begins() {
+    fn rule_11_garbage_is_refused_where_it_begins() {
         for (text, position) in [
             ("a@", 2),
             ("a@  ", 2),

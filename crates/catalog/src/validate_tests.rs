@@ -46,7 +46,7 @@ fn credential() -> Value {
 }
 
 #[test]
-fn each_violation_has_pointer_words_title_and_secrecy() {
+fn rule_13_each_violation_has_pointer_words_title_and_secrecy() {
     let document = json!({
         "baseUrl": "not a url",
         "username": "",
@@ -257,7 +257,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn nothing_of_the_document_is_in_the_answer(document in holding_secrets()) {
+    fn rule_13_nothing_of_the_document_is_in_the_answer(document in holding_secrets()) {
         for schema in failing_schemas() {
             for violation in check(&schema, &document) {
                 let all = format!("{violation:?}");

@@ -30,7 +30,8 @@ Exit codes:
   9  the saga was abandoned (saga watch, saga start --wait)
   10 some nodes have not applied the revision in time, each named (nodes wait, publish --wait)
 
-`drift detect` has its own: 0 in sync, 2 drifted, 1 if nothing could be compared, and for every error, also on the command line.";
+`drift detect` has its own: 0 in sync, 2 drifted, 1 if nothing could be compared, and for every error, also on the command line.
+`schema diff`, too: 0 if nothing breaks, 2 if something does or might, 1 for every error, also on the command line.";
 
 /// Keeps every copy of a truth in agreement with it.
 #[derive(Debug, Parser)]
@@ -158,13 +159,13 @@ pub(crate) fn refused(error: &clap::Error) -> ExitCode {
     usage_exit(error.exit_code(), &words)
 }
 
-/// For `drift detect` 2 means that something drifted: a script must not take a mistyped option for that.
+/// For `drift detect` and `schema diff` 2 means that something was found: a script must not take a mistyped option for that.
 fn usage_exit(code: i32, words: &[String]) -> ExitCode {
-    let detects = words
-        .iter()
-        .skip_while(|word| *word != "drift")
-        .nth(1)
-        .is_some_and(|word| word == "detect");
+    let is = |group: &str, command: &str| {
+        let mut after = words.iter().skip_while(|word| *word != group);
+        after.nth(1).is_some_and(|word| word == command)
+    };
+    let detects = is("drift", "detect") || is("schema", "diff");
     match u8::try_from(code) {
         Ok(0) => ExitCode::SUCCESS,
         Ok(code) if !detects => ExitCode::from(code),
@@ -279,6 +280,7 @@ mod tests {
         assert_eq!(exit(2, "drift detect --ful"), of(1));
         assert_eq!(exit(2, "-o json drift detect x"), of(1));
         assert_eq!(exit(0, "drift detect --help"), of(0));
+        assert_eq!(exit(2, "schema diff"), of(1));
         assert_eq!(exit(2, "drift list detect"), of(2));
         assert_eq!(exit(2, "head --x"), of(2));
     }

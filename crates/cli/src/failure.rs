@@ -25,7 +25,7 @@ pub(crate) enum Exit {
     Abandoned = 9,
     /// Not every node has applied the revision.
     Lagging = 10,
-    /// `drift detect` found drifts; its exit code is 2, which that command means nothing else by.
+    /// `drift detect` found drifts, or `schema diff` what breaks; the exit code is 2, which these commands mean nothing else by.
     Drifted = 11,
 }
 

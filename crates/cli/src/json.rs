@@ -10,7 +10,7 @@ use steadfast_client::{
             MatchKind, Package, PackageSummary, PackageVersion, Refresh, RefreshItem, RefreshKind,
             RefreshOutcome, RefreshState, RefreshTrigger, Resolution,
         },
-        schema::v1::{AuthKind, SchemaSummary, Violation},
+        schema::v1::{AuthKind, SchemaChange, SchemaChangeClass, SchemaSummary, Violation},
         watch::v1::{Change, Op, Value as WatchedValue, value::Kind as WatchedKind},
     },
     cursor_from_api,
@@ -132,6 +132,7 @@ pub(crate) fn package(package: &Package) -> Value {
         "versions": package.versions.iter().map(version).collect::<Vec<_>>(),
         "source": package.source,
         "deprecated": package.deprecated,
+        "unlisted": package.unlisted,
         "etag": package.etag,
     })
 }
@@ -160,6 +161,7 @@ pub(crate) fn package_summary(package: &PackageSummary) -> Value {
         "deprecated": package.deprecated,
         "has_schema": package.has_schema,
         "source": package.source,
+        "unlisted": package.unlisted,
         "etag": package.etag,
     })
 }
@@ -192,6 +194,21 @@ pub(crate) fn violation(violation: &Violation) -> Value {
         "message": violation.message,
         "title": violation.title,
         "secret": violation.secret,
+    })
+}
+
+pub(crate) fn schema_change_class(value: i32) -> String {
+    enum_name!(value, SchemaChangeClass, "SCHEMA_CHANGE_CLASS_")
+}
+
+pub(crate) fn schema_change(change: &SchemaChange) -> Value {
+    json!({
+        "pointer": change.pointer,
+        "title": change.title,
+        "message": change.message,
+        "class": schema_change_class(change.class),
+        "secret": change.secret,
+        "keyword": change.keyword,
     })
 }
 
@@ -228,6 +245,8 @@ pub(crate) fn refresh(refresh: &Refresh) -> Value {
         "owner": refresh.owner,
         "attempts": refresh.attempts,
         "error": refresh.error,
+        "dry_run": refresh.dry_run,
+        "force": refresh.force,
     })
 }
 
@@ -240,6 +259,7 @@ pub(crate) fn refresh_item(item: &RefreshItem) -> Value {
         "reason": item.reason,
         "message": item.message,
         "revision": item.revision,
+        "source": item.source,
     })
 }
 

@@ -112,7 +112,7 @@ impl Connection {
         RegistryServiceClient::new(self.unary()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
-    /// Refreshes.
+    /// Refreshes; for `WatchRefresh` use [`RefreshWatch`](crate::RefreshWatch), whose streams have no deadline.
     #[must_use]
     pub fn refreshes(&self) -> RefreshServiceClient<Unary> {
         RefreshServiceClient::new(self.unary()).max_decoding_message_size(MAX_ANSWER_BYTES)
@@ -190,6 +190,11 @@ impl Connection {
     /// `Watch` without a deadline.
     pub(crate) fn watch_streams(&self) -> WatchServiceClient<Channel> {
         WatchServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// `WatchRefresh` without a deadline.
+    pub(crate) fn refresh_streams(&self) -> RefreshServiceClient<Channel> {
+        RefreshServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// `WatchSaga` without a deadline.

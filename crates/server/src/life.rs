@@ -67,6 +67,28 @@ pub enum Error {
         /// What is wrong with it.
         error: steadfast_upstream::InvalidName,
     },
+    /// A root of a local source is not there.
+    #[error(
+        "{key}: the root {root} of source `{source_name}` cannot be read ({problem}): mount or create it with a folder `packages` in it, or remove it from roots"
+    )]
+    LocalRoot {
+        /// Where it is configured.
+        key: String,
+        /// The source.
+        source_name: String,
+        /// The root.
+        root: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A configured source cannot be used.
+    #[error("catalog.source `{source_name}`: {problem}")]
+    Source {
+        /// The source.
+        source_name: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The secret that `drift.hash_key` names cannot be had.
     #[error("drift.hash_key: {0}")]
     HashKey(SecretError),

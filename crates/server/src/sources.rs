@@ -1,12 +1,20 @@
 //! From the configured sources to what the catalogue reads.
 
-use steadfast_catalog::{JsonLimits, Options, Source};
+use std::path::Path;
+
+use steadfast_catalog::{
+    JsonLimits, LocalSource, NpmSource, Options, Patterns, Source, SourceKind,
+};
 use steadfast_types::ReplicaId;
 use steadfast_upstream::{
     HttpClient, HttpOptions, NpmConfig, NpmRegistry, PackageName, Places, TarballLimits,
+    UrlTemplate,
 };
 
-use crate::{config::Config, life::Error};
+use crate::{
+    config::{self, Config},
+    life::Error,
+};
 
 /// The catalogue's options. The registry of a source that names none is found in the npm configuration, which may take a run of
 /// `npm config get registry`; nothing is looked for if there is no source.
@@ -17,26 +25,51 @@ pub(crate) async fn catalog_options(
 ) -> Result<Options, Error> {
     let places = Places::from_process();
     let mut sources = Vec::new();
-    for source in &config.catalog.sources {
-        let npm = NpmConfig::load(source.registry.as_deref(), &places).await?;
+    for (index, source) in config.catalog.sources.iter().enumerate() {
+        let wanted = match &source.kind {
+            config::SourceKind::Npm(wanted) => wanted,
+            config::SourceKind::Local(configured) => {
+                sources.push(local_source(index, source, configured)?);
+                continue;
+            }
+        };
+        let npm = NpmConfig::load(wanted.registry.as_deref(), &places).await?;
         tracing::info!(
             source = source.name,
-            packages = source.names.len(),
+            packages = wanted.names.len(),
+            organization = wanted.organization.as_deref().unwrap_or_default(),
+            search = wanted.search.as_deref().unwrap_or_default(),
             registry_from = npm.found_in(),
             "configured"
         );
-        let packages = source.names.iter().map(|name| {
+        let packages = wanted.names.iter().map(|name| {
             PackageName::parse(name).map_err(|error| Error::PackageName {
                 source_name: source.name.clone(),
                 name: name.clone(),
                 error,
             })
         });
+        let invalid = |problem: String| Error::Source {
+            source_name: source.name.clone(),
+            problem,
+        };
+        let patterns = Patterns::new(&wanted.include, &wanted.exclude)
+            .map_err(|error| invalid(error.to_string()))?;
+        let schema_url = wanted.schema_url.as_deref().map(UrlTemplate::parse);
+        let schema_url = schema_url
+            .transpose()
+            .map_err(|error| invalid(error.to_string()))?;
         sources.push(Source {
             name: source.name.clone(),
-            packages: packages.collect::<Result<_, _>>()?,
-            registry: NpmRegistry::new(client.clone(), npm)
-                .with_packument_bytes_max(config.upstream.packument_max_bytes),
+            kind: SourceKind::Npm(NpmSource {
+                packages: packages.collect::<Result<_, _>>()?,
+                organization: wanted.organization.clone(),
+                search: wanted.search.clone(),
+                patterns,
+                schema_url,
+                registry: NpmRegistry::new(client.clone(), npm)
+                    .with_packument_bytes_max(config.upstream.packument_max_bytes),
+            }),
         });
     }
     let catalog = &config.catalog;
@@ -45,6 +78,7 @@ pub(crate) async fn catalog_options(
         refresh_on_empty: catalog.refresh_on_empty,
         refresh_concurrency: catalog.refresh_concurrency,
         schemas_of_newest: catalog.schema_newest,
+        remove_absent_after: catalog.remove_absent_after,
         refresh_history: u32::try_from(catalog.refresh_history).unwrap_or(u32::MAX),
         lease_duration: config.lease.duration,
         min_revision_wait: config.limits.min_revision_wait,
@@ -60,6 +94,41 @@ pub(crate) async fn catalog_options(
     })
 }
 
+/// A source of folders, all of which are there.
+fn local_source(
+    index: usize,
+    source: &config::Source,
+    configured: &config::LocalSource,
+) -> Result<Source, Error> {
+    for (at, root) in configured.roots.iter().enumerate() {
+        let missing = |problem: String| Error::LocalRoot {
+            key: format!("catalog.source[{index}].roots[{at}]"),
+            source_name: source.name.clone(),
+            root: root.clone(),
+            problem,
+        };
+        for folder in [Path::new(root).to_owned(), Path::new(root).join("packages")] {
+            match std::fs::metadata(&folder) {
+                Ok(found) if found.is_dir() => {}
+                Ok(_) => return Err(missing(format!("{} is no folder", folder.display()))),
+                Err(error) => return Err(missing(format!("{}: {error}", folder.display()))),
+            }
+        }
+    }
+    tracing::info!(
+        source = source.name,
+        roots = configured.roots.join(", "),
+        "configured"
+    );
+    Ok(Source {
+        name: source.name.clone(),
+        kind: SourceKind::Local(LocalSource {
+            roots: configured.roots.clone(),
+            rescan_interval: configured.rescan,
+        }),
+    })
+}
+
 /// The client that everything is read with.
 pub(crate) fn http_client(config: &Config) -> Result<HttpClient, steadfast_upstream::Error> {
     let upstream = &config.upstream;
@@ -70,6 +139,8 @@ pub(crate) fn http_client(config: &Config) -> Result<HttpClient, steadfast_upstr
         total_timeout: (upstream.timeout + upstream.retry_after_max) * upstream.attempts,
         retries_max: upstream.attempts.saturating_sub(1),
         retry_after_max: upstream.retry_after_max,
+        breaker_failures: upstream.breaker_failures,
+        breaker_pause: upstream.breaker_pause,
         ..HttpOptions::default()
     })
 }

@@ -13,6 +13,7 @@ pub mod fault;
 #[cfg(feature = "floors")]
 pub mod floor;
 mod lease;
+mod local;
 mod log;
 mod meta;
 pub mod metric;
@@ -29,6 +30,7 @@ mod request;
 mod saga;
 mod schedule;
 mod schema;
+mod source;
 #[cfg(test)]
 mod test_stores;
 #[cfg(test)]
@@ -49,6 +51,7 @@ pub use drift::{
 };
 pub use error::{Error, Outcome};
 pub use lease::Lease;
+pub use local::{LocalReport, LocalSave, LocalSaved, LocalView, PackageOrigin};
 pub use log::{Change, Entry, Head, Landed, Located, Op, Page, Read};
 pub use migrate::{MigrateReport, schema_version};
 pub use node::{
@@ -60,7 +63,8 @@ pub use own::{Appended, OwnCommit};
 pub use package::{CatalogRows, Followed, PACKAGE_TOPIC, PackageRow, SCHEMA_TOPIC};
 pub use publish::{Publish, Published};
 pub use refresh::{
-    NewRefresh, RefreshAsk, RefreshAsked, RefreshItemRow, RefreshPlacement, RefreshRow,
+    NewRefresh, RefreshAsk, RefreshAsked, RefreshCancel, RefreshItemRow, RefreshPlacement,
+    RefreshRow,
 };
 pub use refresh_run::{PackageWrite, RefreshDeltas, Refreshed};
 pub use request::{REQUEST_RETENTION, Request};
@@ -70,6 +74,7 @@ pub use saga::{
 };
 pub use schedule::Schedule;
 pub use schema::{SchemaBlob, SchemaRow, SchemaWrite};
+pub use source::{ListingRow, PackageRemoval, SourceNameRow};
 pub use wake::{NodeNews, Wakeups};
 
 use drift::{Records, Reports};
@@ -234,6 +239,7 @@ fn all_statements() -> Vec<&'static engine::Sql> {
         compact::STATEMENTS,
         &drift::statements(),
         lease::STATEMENTS,
+        local::STATEMENTS,
         log::STATEMENTS,
         meta::STATEMENTS,
         migrate::STATEMENTS,
@@ -246,6 +252,7 @@ fn all_statements() -> Vec<&'static engine::Sql> {
         &saga::statements(),
         schedule::STATEMENTS,
         schema::STATEMENTS,
+        source::STATEMENTS,
         wake::STATEMENTS,
     ]
     .concat()

@@ -288,7 +288,9 @@ async fn checked_in(tx: &mut Tx) -> Result<BTreeMap<String, Timestamp>, Error> {
     Ok(rows.into_iter().map(Into::into).collect())
 }
 
-fn json_array<T: serde::Serialize>(items: impl Iterator<Item = T>) -> Result<String, Error> {
+pub(crate) fn json_array<T: serde::Serialize>(
+    items: impl Iterator<Item = T>,
+) -> Result<String, Error> {
     serde_json::to_string(&items.collect::<Vec<_>>()).map_err(|_| Error::Corrupt("argument"))
 }
 

@@ -27,10 +27,10 @@ statements! {
     ];
     /// Adds a run.
     QUEUE = "refresh_queue" => [
-        "INSERT INTO refresh_run (id, state, packages, schemas, package, cause, requested_by, create_us, \
+        "INSERT INTO refresh_run (id, state, packages, schemas, package, dry_run, forced, cause, requested_by, create_us, \
          start_us, end_us, owner, attempts, error, begun_through, item_count, packages_listed, \
          packages_changed, packages_unchanged, packages_failed, schemas_listed, schemas_changed, \
-         schemas_unchanged, schemas_failed) VALUES ($1, 'queued', $2, $3, $4, $5, $6, " now ", \
+         schemas_unchanged, schemas_failed) VALUES ($1, 'queued', $2, $3, $4, $5, $6, $7, $8, " now ", \
          NULL, NULL, '', 0, '', NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0)"
     ];
     /// One run.
@@ -39,9 +39,14 @@ statements! {
     LIST = "refresh_list" => [
         "SELECT * FROM refresh_run WHERE id < $1 ORDER BY id DESC LIMIT $2"
     ];
+    /// Cancels a run.
+    CANCEL = "refresh_cancel" => [
+        "UPDATE refresh_run SET state = 'cancelled', error = $2, end_us = " now " \
+         WHERE id = $1 AND state IN ('queued', 'running')"
+    ];
     /// Items after a number.
     ITEMS = "refresh_items" => [
-        "SELECT kind, package, version, outcome, reason, message, revision FROM refresh_item \
+        "SELECT kind, package, version, source, outcome, reason, message, revision FROM refresh_item \
          WHERE run_id = $1 AND seq > $2 ORDER BY seq LIMIT $3"
     ];
 }
@@ -51,7 +56,7 @@ statements! {
 pub struct RefreshRow {
     /// A UUIDv7.
     pub id: String,
-    /// `queued`, `running`, `succeeded`, `partial` or `failed`.
+    /// `queued`, `running`, `succeeded`, `partial`, `failed` or `cancelled`.
     pub state: String,
     /// It reads package metadata.
     pub packages: bool,
@@ -59,6 +64,10 @@ pub struct RefreshRow {
     pub schemas: bool,
     /// Only of this package.
     pub package: Option<String>,
+    /// It stores nothing but its own items.
+    pub dry_run: bool,
+    /// It asks for everything, whatever is known, and trusts a short listing.
+    pub forced: bool,
     /// `request`, `schedule` or `empty_catalogue`.
     pub cause: String,
     /// Who asked.
@@ -98,7 +107,7 @@ pub struct RefreshRow {
 }
 
 /// What became of one package or of one version's schema.
-#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, FromRow)]
 pub struct RefreshItemRow {
     /// `packages` or `schemas`.
     pub kind: String,
@@ -106,6 +115,8 @@ pub struct RefreshItemRow {
     pub package: String,
     /// The version, for a schema.
     pub version: String,
+    /// The source, for its listing; then there is no package.
+    pub source: String,
     /// `changed`, `unchanged` or `failed`.
     pub outcome: String,
     /// Why it failed, for programs.
@@ -125,6 +136,10 @@ pub struct NewRefresh {
     pub schemas: bool,
     /// Only of this package.
     pub package: Option<String>,
+    /// Store nothing but its own items.
+    pub dry_run: bool,
+    /// Ask for everything, whatever is known, and trust a short listing.
+    pub forced: bool,
 }
 
 /// Where a request for a refresh goes.
@@ -134,6 +149,8 @@ pub enum RefreshPlacement {
     Join(String),
     /// To a new run.
     Queue(NewRefresh),
+    /// Nowhere: so many wait already.
+    Refuse,
 }
 
 /// Who or what asks for a refresh.
@@ -166,6 +183,19 @@ pub enum RefreshAsked {
     },
     /// `only_if_empty`, and it is not.
     HeldBack,
+    /// So many wait already.
+    Refused,
+}
+
+/// What became of a request to cancel a refresh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RefreshCancel {
+    /// It is cancelled, now or before.
+    Cancelled(Box<RefreshRow>),
+    /// It had ended by itself.
+    Ended(Box<RefreshRow>),
+    /// There is none with this id.
+    Unknown,
 }
 
 #[derive(FromRow)]
@@ -206,7 +236,7 @@ impl Store {
         let underway = underway_in(&mut tx).await?;
         if ask.only_if_empty {
             let any: CountRow = tx.statement(&ANY_PACKAGE).one().await?;
-            if any.count > 0 || !underway.is_empty() {
+            if any.count > 0 || underway.iter().any(|run| !run.dry_run) {
                 tx.rollback().await?;
                 return Ok(RefreshAsked::HeldBack);
             }
@@ -220,11 +250,17 @@ impl Store {
                     .bind(new.packages)
                     .bind(new.schemas)
                     .bind(&new.package)
+                    .bind(new.dry_run)
+                    .bind(new.forced)
                     .bind(ask.cause)
                     .bind(&ask.requested_by)
                     .execute()
                     .await?;
                 (id, false)
+            }
+            RefreshPlacement::Refuse => {
+                tx.rollback().await?;
+                return Ok(RefreshAsked::Refused);
             }
         };
         if let Some(request) = &ask.request {
@@ -237,6 +273,24 @@ impl Store {
         Ok(RefreshAsked::Placed {
             run: Box::new(run),
             joined,
+        })
+    }
+
+    /// Ends a refresh where it is: from now on it writes nothing more, whoever runs it. What it wrote stays.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn cancel_refresh(&self, id: &str, error: &str) -> Result<RefreshCancel, Error> {
+        let mut tx = self.db().begin().await?;
+        let cancelled = tx.statement(&CANCEL).bind(id).bind(error).execute().await?;
+        let run: Option<RefreshRow> = tx.statement(&GET).bind(id).optional().await?;
+        tx.commit().await?;
+        Ok(match run {
+            Some(run) if cancelled > 0 || run.state == "cancelled" => {
+                RefreshCancel::Cancelled(Box::new(run))
+            }
+            Some(run) => RefreshCancel::Ended(Box::new(run)),
+            None => RefreshCancel::Unknown,
         })
     }
 
@@ -293,7 +347,7 @@ pub(crate) async fn run_in(tx: &mut Tx, id: &str) -> Result<RefreshRow, Error> {
     tx.statement(&GET).bind(id).one().await
 }
 
-async fn gate(tx: &mut Tx) -> Result<(i16,), Error> {
+pub(crate) async fn gate(tx: &mut Tx) -> Result<(i16,), Error> {
     tx.statement(&GATE).one().await
 }
 

@@ -16,6 +16,7 @@ use crate::{
     package::{PACKAGE_TOPIC, PackageRow, put_checked, put_etag, put_package},
     refresh::{CountRow, run_in, underway_in},
     schema::{SchemaWrite, prune_blobs, write_schemas},
+    source::{put_absent, remove},
 };
 
 /// Refreshes pruned at a time.
@@ -29,7 +30,7 @@ statements! {
     ];
     /// Says how far reading may have come.
     BEGIN = "refresh_begin" => [
-        "UPDATE refresh_run SET begun_through = $2, packages_listed = $3 WHERE id = $1"
+        "UPDATE refresh_run SET begun_through = $2, packages_listed = $3 WHERE id = $1 AND state = 'running'"
     ];
     /// Counts items and numbers them.
     COUNT = "refresh_count" => [
@@ -43,15 +44,15 @@ statements! {
     /// Adds items.
     ITEMS = "refresh_add_items" => [
         postgres {
-            "INSERT INTO refresh_item (run_id, seq, kind, package, version, outcome, reason, message, revision) \
-             SELECT $1, e.seq, e.kind, e.package, e.version, e.outcome, e.reason, e.message, e.revision \
-             FROM json_to_recordset($2::json) AS e(seq bigint, kind text, package text, version text, \
+            "INSERT INTO refresh_item (run_id, seq, kind, package, version, source, outcome, reason, message, revision) \
+             SELECT $1, e.seq, e.kind, e.package, e.version, e.source, e.outcome, e.reason, e.message, e.revision \
+             FROM json_to_recordset($2::json) AS e(seq bigint, kind text, package text, version text, source text, \
                  outcome text, reason text, message text, revision bigint)"
         }
         sqlite {
-            "INSERT INTO refresh_item (run_id, seq, kind, package, version, outcome, reason, message, revision) \
+            "INSERT INTO refresh_item (run_id, seq, kind, package, version, source, outcome, reason, message, revision) \
              SELECT $1, e.value ->> 'seq', e.value ->> 'kind', e.value ->> 'package', \
-                    e.value ->> 'version', e.value ->> 'outcome', e.value ->> 'reason', \
+                    e.value ->> 'version', e.value ->> 'source', e.value ->> 'outcome', e.value ->> 'reason', \
                     e.value ->> 'message', e.value ->> 'revision' FROM json_each($2) e"
         }
     ];
@@ -62,12 +63,12 @@ statements! {
     ];
     /// The packages that have items.
     DONE = "refresh_done" => [
-        "SELECT DISTINCT package AS name FROM refresh_item WHERE run_id = $1"
+        "SELECT DISTINCT package AS name FROM refresh_item WHERE run_id = $1 AND source = ''"
     ];
     /// The packages about which there was no answer: an error other than that there is no such package.
     UNANSWERED = "refresh_unanswered" => [
         "SELECT DISTINCT package AS name FROM refresh_item WHERE run_id = $1 AND kind = 'packages' \
-         AND outcome = 'failed' AND reason <> $2"
+         AND source = '' AND outcome = 'failed' AND reason <> $2"
     ];
     /// Ends a run.
     FINISH = "refresh_finish" => [
@@ -129,6 +130,10 @@ pub struct PackageWrite {
     pub schemas: Vec<SchemaWrite>,
     /// Versions whose schemas are to be forgotten.
     pub gone: Vec<String>,
+    /// Whether its registry has it no longer, which is remembered of an unlisted package.
+    pub absent: Option<bool>,
+    /// Remove it with all that is known of it; nothing else is written then.
+    pub remove: bool,
 }
 
 #[derive(FromRow)]
@@ -142,6 +147,7 @@ struct ItemEntry<'a> {
     kind: &'a str,
     package: &'a str,
     version: &'a str,
+    source: &'a str,
     outcome: &'a str,
     reason: &'a str,
     message: &'a str,
@@ -170,7 +176,19 @@ impl PackageWrite {
     /// Whether it changes anything that callers can see.
     #[must_use]
     pub fn takes_revision(&self) -> bool {
-        self.package.is_some() || !self.schemas.is_empty() || !self.gone.is_empty()
+        self.package.is_some()
+            || self.schemas.iter().any(|schema| !schema.silent)
+            || !self.gone.is_empty()
+            || self.remove
+    }
+
+    /// Whether there is anything to write.
+    #[must_use]
+    pub fn writes(&self) -> bool {
+        self.takes_revision()
+            || !self.schemas.is_empty()
+            || self.etag.is_some()
+            || self.absent.is_some()
     }
 }
 
@@ -255,35 +273,17 @@ impl Store {
                 revisions.push(Vec::new());
             }
         }
-        let gone = |refreshed: &Refreshed| refreshed.write.as_ref().map_or(0, |w| w.gone.len());
-        if brought.iter().map(gone).any(|gone| gone > 0) {
+        let forgets = |write: &PackageWrite| write.remove || !write.gone.is_empty();
+        let mut writes = brought.iter().filter_map(|one| one.write.as_ref());
+        if writes.any(forgets) {
             prune_blobs(&mut tx).await?;
         }
         let landed = log::append_each(&mut tx, &revisions).await?;
-        // New rows under a number that is ours: no lock that anyone else could hold.
-        let first = last - i64::try_from(items).unwrap_or(i64::MAX) + 1;
         let landed_items = brought.iter().zip(&landed).flat_map(|(refreshed, landed)| {
             let revision = landed.map(|landed| landed.revision.0);
             refreshed.items.iter().map(move |item| (item, revision))
         });
-        let rows: Vec<ItemEntry<'_>> = (first..)
-            .zip(landed_items)
-            .map(|(seq, (item, revision))| ItemEntry {
-                seq,
-                kind: &item.kind,
-                package: &item.package,
-                version: &item.version,
-                outcome: &item.outcome,
-                reason: &item.reason,
-                message: &item.message,
-                revision: revision.filter(|_| item.outcome == "changed"),
-            })
-            .collect();
-        if !rows.is_empty() {
-            let rows = serde_json::to_string(&rows).map_err(|_| Error::Corrupt("refresh item"))?;
-            let added = tx.statement(&ITEMS).bind(run_id).bind(rows);
-            added.execute().await?;
-        }
+        add_items(&mut tx, run_id, last, landed_items.collect()).await?;
         tx.commit().await?;
         Ok(landed.into_iter().flatten().last())
     }
@@ -318,14 +318,16 @@ impl Store {
     ) -> Result<RefreshRow, Error> {
         let mut tx = self.db().begin().await?;
         lease.guard(&mut tx).await?;
-        tx.statement(&FINISH)
+        let finished = tx
+            .statement(&FINISH)
             .bind(run_id)
             .bind(state)
             .bind(error)
             .execute()
             .await?;
         let run = run_in(&mut tx, run_id).await?;
-        if let Some(start_us) = run.start_us {
+        // Not if it was cancelled a moment ago.
+        if let Some(start_us) = run.start_us.filter(|_| finished > 0) {
             for source in checked {
                 put_checked(&mut tx, source, Timestamp(start_us)).await?;
             }
@@ -342,8 +344,40 @@ impl Store {
     }
 }
 
+/// Adds items, each with the revision that stored what it is about; `last` is the number of the last of them.
+pub(crate) async fn add_items(
+    tx: &mut Tx,
+    run_id: &str,
+    last: i64,
+    items: Vec<(&RefreshItemRow, Option<i64>)>,
+) -> Result<(), Error> {
+    if items.is_empty() {
+        return Ok(());
+    }
+    // New rows under a number that is ours: no lock that anyone else could hold.
+    let first = last - i64::try_from(items.len()).unwrap_or(i64::MAX) + 1;
+    let rows: Vec<ItemEntry<'_>> = (first..)
+        .zip(items)
+        .map(|(seq, (item, revision))| ItemEntry {
+            seq,
+            kind: &item.kind,
+            package: &item.package,
+            version: &item.version,
+            source: &item.source,
+            outcome: &item.outcome,
+            reason: &item.reason,
+            message: &item.message,
+            revision: revision.filter(|_| item.outcome == "changed"),
+        })
+        .collect();
+    let rows = serde_json::to_string(&rows).map_err(|_| Error::Corrupt("refresh item"))?;
+    let added = tx.statement(&ITEMS).bind(run_id).bind(rows);
+    added.execute().await?;
+    Ok(())
+}
+
 /// Locks the run's row, counts, and returns the number of the last item.
-async fn count_items(
+pub(crate) async fn count_items(
     tx: &mut Tx,
     lease: &Lease,
     run_id: &str,
@@ -383,7 +417,13 @@ async fn is_recorded(tx: &mut Tx, run_id: &str, brought: &[Refreshed]) -> Result
 }
 
 /// Writes a package's rows and returns what to announce.
-async fn apply(tx: &mut Tx, write: &PackageWrite) -> Result<Vec<Change>, Error> {
+pub(crate) async fn apply(tx: &mut Tx, write: &PackageWrite) -> Result<Vec<Change>, Error> {
+    if write.remove {
+        return remove(tx, &write.name).await;
+    }
+    if let Some(absent) = write.absent {
+        put_absent(tx, &write.name, absent).await?;
+    }
     let mut changes = Vec::new();
     match (&write.package, &write.etag) {
         (Some(row), _) => {

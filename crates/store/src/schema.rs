@@ -11,16 +11,16 @@ use crate::{
 statements! {
     /// What is known of all versions.
     ALL = "schema_all" => [
-        "SELECT package, version, hash, integrity, label FROM package_schema ORDER BY package, version"
+        "SELECT package, version, hash, integrity, label, origin, misses, retry_us FROM package_schema ORDER BY package, version"
     ];
     /// What is known of the versions of some packages, by a JSON array of names.
     SOME = "schema_some" => [
         postgres {
-            "SELECT package, version, hash, integrity, label FROM package_schema \
+            "SELECT package, version, hash, integrity, label, origin, misses, retry_us FROM package_schema \
              WHERE package IN (SELECT json_array_elements_text($1::json)) ORDER BY package, version"
         }
         sqlite {
-            "SELECT package, version, hash, integrity, label FROM package_schema \
+            "SELECT package, version, hash, integrity, label, origin, misses, retry_us FROM package_schema \
              WHERE package IN (SELECT value FROM json_each($1)) ORDER BY package, version"
         }
     ];
@@ -43,10 +43,10 @@ statements! {
     ];
     /// Records what a version's tarball held.
     PUT = "schema_put" => [
-        "INSERT INTO package_schema (package, version, hash, integrity, label, read_us) \
-         VALUES ($1, $2, $3, $4, $5, " now ") ON CONFLICT (package, version) DO UPDATE SET \
-         hash = excluded.hash, integrity = excluded.integrity, label = excluded.label, \
-         read_us = excluded.read_us"
+        "INSERT INTO package_schema (package, version, hash, integrity, label, origin, misses, retry_us, read_us) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, " now " + $8, " now ") ON CONFLICT (package, version) DO UPDATE SET \
+         hash = excluded.hash, integrity = excluded.integrity, label = excluded.label, origin = excluded.origin, \
+         misses = excluded.misses, retry_us = excluded.retry_us, read_us = excluded.read_us"
     ];
     /// Forgets a version.
     REMOVE = "schema_remove" => ["DELETE FROM package_schema WHERE package = $1 AND version = $2"];
@@ -70,6 +70,12 @@ pub struct SchemaRow {
     pub integrity: String,
     /// In the tarball; may be empty.
     pub label: String,
+    /// The template of the address that it was read from; empty for the tarball.
+    pub origin: String,
+    /// How often in a row there was none at an address.
+    pub misses: i64,
+    /// When to ask for it again, if there was none at an address.
+    pub retry_us: Option<i64>,
 }
 
 /// A schema's text.
@@ -81,8 +87,8 @@ pub struct SchemaBlob {
     pub document: String,
 }
 
-/// What reading a tarball brought.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What reading a tarball, or asking at an address, brought.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SchemaWrite {
     /// The version.
     pub version: String,
@@ -92,6 +98,14 @@ pub struct SchemaWrite {
     pub integrity: String,
     /// In the tarball; may be empty.
     pub label: String,
+    /// The template of the address that it was read from; empty for the tarball.
+    pub origin: String,
+    /// How often in a row there was none at an address.
+    pub misses: i64,
+    /// In how many microseconds to ask for it again, if there was none at an address.
+    pub retry_in_us: Option<i64>,
+    /// Callers see no difference: it takes no revision.
+    pub silent: bool,
 }
 
 pub(crate) async fn schemas_of_in(
@@ -135,8 +149,14 @@ pub(crate) async fn write_schemas(
             .bind(hash)
             .bind(&write.integrity)
             .bind(&write.label)
+            .bind(&write.origin)
+            .bind(write.misses)
+            .bind(write.retry_in_us)
             .execute()
             .await?;
+        if write.silent {
+            continue;
+        }
         let op = if hash.is_some() {
             Op::Upsert
         } else {

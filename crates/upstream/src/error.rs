@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use steadfast_types::Timestamp;
+
 use crate::address::ShownUrl;
 
 /// Why an upstream could not be read. `Display` is for operators: it names host and path, never a credential nor a query.
@@ -121,6 +123,25 @@ pub enum Error {
         /// The limit in bytes.
         limit_bytes: usize,
     },
+    /// Nothing was sent: the host failed too often in a row, and is left alone for a while.
+    #[error(
+        "{url}: not asked: {host} failed {failures} times in a row and is tried again at {} (in {} ms); the last time: {problem}",
+        clock(*.retry_time), .retry_after.as_millis()
+    )]
+    CircuitOpen {
+        /// What was to be asked for.
+        url: ShownUrl,
+        /// `host[:port]`.
+        host: String,
+        /// How many attempts failed in a row.
+        failures: u32,
+        /// The last failure.
+        problem: String,
+        /// How long until it is tried again.
+        retry_after: Duration,
+        /// When that is, by this machine's clock.
+        retry_time: Timestamp,
+    },
     /// Nothing was sent: the configuration does not say where to, or how.
     #[error("{problem}")]
     Configuration {
@@ -150,6 +171,7 @@ impl Error {
             Self::IntegrityMissing { .. } => "INTEGRITY_MISSING",
             Self::TarballInvalid { .. } => "TARBALL_INVALID",
             Self::SchemaTooLarge { .. } => "SCHEMA_TOO_LARGE",
+            Self::CircuitOpen { .. } => "UPSTREAM_CIRCUIT_OPEN",
             Self::Configuration { .. } => "INVALID_CONFIGURATION",
         }
     }
@@ -160,15 +182,24 @@ impl Error {
         matches!(self, Self::NotFound { .. })
     }
 
-    /// How long the upstream asked us to stay away, if it did.
+    /// How long the upstream asked us to stay away, or is left alone.
     #[must_use]
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited { retry_after, .. } | Self::Unavailable { retry_after, .. } => {
                 *retry_after
             }
+            Self::CircuitOpen { retry_after, .. } => Some(*retry_after),
             _ => None,
         }
+    }
+
+    /// Whether this says of the host that it is away or broken, rather than anything about what was asked for.
+    pub(crate) const fn is_of_the_host(&self) -> bool {
+        matches!(
+            self,
+            Self::Unavailable { .. } | Self::Timeout { .. } | Self::Truncated { .. }
+        )
     }
 
     pub(crate) fn configuration(problem: impl Into<String>) -> Self {
@@ -176,6 +207,14 @@ impl Error {
             problem: problem.into(),
         }
     }
+}
+
+/// In UTC, to the second.
+fn clock(time: Timestamp) -> String {
+    chrono::DateTime::from_timestamp(time.seconds(), 0).map_or_else(
+        || time.to_string(),
+        |time| time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
+    )
 }
 
 fn asked_to_wait(retry_after: Option<Duration>) -> String {

@@ -2,18 +2,20 @@
 //!
 //! [`HttpClient::get`] is a loop over attempts. One attempt (`attempt`) sends, reads and classifies; the loop decides whether there
 //! is another, waits, and keeps the accounts. Around the loop is the single flight (`flight`); under each attempt are the host's
-//! permits (`host`), which is also where a circuit breaker belongs: every attempt asks the host first.
+//! permits (`host`) and its circuit breaker (`breaker`): every attempt asks the host first.
 
 mod attempt;
 mod body;
+mod breaker;
 mod flight;
 mod host;
 mod retry;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use reqwest::Url;
+use steadfast_types::Timestamp;
 use tokio::time::Instant;
 
 use crate::{Error, ShownUrl, address};
@@ -23,8 +25,13 @@ const REQUESTS: &str = "steadfast_upstream_requests_total";
 /// Seconds per attempt, body included, by `host`.
 const DURATION: &str = "steadfast_upstream_request_duration_seconds";
 
+/// 1 while a `host` is left alone because it failed too often in a row, else 0.
+const CIRCUIT_OPEN: &str = "steadfast_upstream_circuit_open";
+/// Counts how often that began, by `host`.
+const CIRCUIT_OPENED: &str = "steadfast_upstream_circuit_opened_total";
+
 /// The names of the metrics this crate emits.
-pub const METRIC_NAMES: [&str; 2] = [REQUESTS, DURATION];
+pub const METRIC_NAMES: [&str; 4] = [REQUESTS, DURATION, CIRCUIT_OPEN, CIRCUIT_OPENED];
 
 /// How the client behaves. The defaults suit public registries.
 #[derive(Debug, Clone)]
@@ -47,6 +54,10 @@ pub struct HttpOptions {
     pub backoff_max: Duration,
     /// A `Retry-After` up to this is honoured; a longer one ends the request with an error that carries it.
     pub retry_after_max: Duration,
+    /// After so many attempts in a row that a host did not answer, or answered as broken, it is left alone; 0 means never.
+    pub breaker_failures: u32,
+    /// For how long, until one attempt is let through and decides.
+    pub breaker_pause: Duration,
     /// How many redirects are followed.
     pub redirects_max: usize,
     /// Whether `HTTPS_PROXY` and its kin are honoured.
@@ -65,6 +76,9 @@ impl Default for HttpOptions {
             backoff_initial: Duration::from_millis(250),
             backoff_max: Duration::from_secs(10),
             retry_after_max: Duration::from_secs(60),
+            // Above the concurrency: one blip that fails everything under way is not yet a row.
+            breaker_failures: 20,
+            breaker_pause: Duration::from_secs(10),
             redirects_max: 5,
             system_proxy: true,
         }
@@ -228,7 +242,7 @@ impl HttpClient {
                 crate::error::with_causes(&error)
             ))
         })?;
-        let hosts = host::Hosts::new(options.host_concurrency);
+        let hosts = host::Hosts::new(&options);
         Ok(Self {
             shared: Arc::new(Shared {
                 client,
@@ -274,15 +288,22 @@ impl Shared {
         let host = self.hosts.get(&get.url);
         let mut spent = Duration::ZERO;
         let mut retries = 0;
+        let mut last = None;
         loop {
             let left = options.total_timeout.saturating_sub(spent);
             let failure = {
                 let _permit = host.permit().await;
+                let pass = match pass(get, host.breaker()).await {
+                    Ok(pass) => pass,
+                    // What this request met itself says more.
+                    Err(error) => return Err(last.unwrap_or(error)),
+                };
                 let started = Instant::now();
                 let outcome = attempt::run(&self.client, options, get, left).await;
                 let took = started.elapsed();
                 spent += took;
                 record(host.label(), &outcome, took);
+                turn(host.label(), pass, &outcome, options.breaker_pause);
                 match outcome {
                     Ok(answer) => return Ok(answer),
                     Err(failure) => failure,
@@ -310,6 +331,67 @@ impl Shared {
             );
             tokio::time::sleep(wait).await;
             spent += wait;
+            last = Some(failure.error);
+        }
+    }
+}
+
+/// Tells the host's breaker what came of an attempt.
+fn turn(
+    host: &str,
+    pass: breaker::Pass<'_>,
+    outcome: &Result<Answer, attempt::Failure>,
+    pause: Duration,
+) {
+    let turned = match outcome {
+        Err(failure) if failure.error.is_of_the_host() => {
+            pass.failed(failure.error.to_string(), Instant::now())
+        }
+        Ok(_) | Err(_) => pass.answered(),
+    };
+    let open = metrics::gauge!(CIRCUIT_OPEN, "host" => host.to_owned());
+    match turned {
+        breaker::Turn::None => {}
+        breaker::Turn::Opened => {
+            open.set(1);
+            metrics::counter!(CIRCUIT_OPENED, "host" => host.to_owned()).increment(1);
+            let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+            tracing::warn!(
+                host,
+                pause_ms,
+                "the upstream fails again and again and is left alone"
+            );
+        }
+        breaker::Turn::Closed => {
+            open.set(0);
+            tracing::info!(host, "the upstream answers again");
+        }
+    }
+}
+
+/// Leave of the host's breaker for one attempt. While another one is under way that decides, this waits for it.
+async fn pass<'b>(get: &Get, breaker: &'b breaker::Breaker) -> Result<breaker::Pass<'b>, Error> {
+    loop {
+        let mut decided = pin!(breaker.decided());
+        // Listened for from here on, so that what is decided between the question and the waiting is heard.
+        decided.as_mut().enable();
+        match breaker.admit(Instant::now()) {
+            Ok(pass) => return Ok(pass),
+            Err(breaker::Refused::Undecided) => decided.await,
+            Err(breaker::Refused::Open {
+                failures,
+                problem,
+                retry_after,
+            }) => {
+                return Err(Error::CircuitOpen {
+                    url: ShownUrl::from(&get.url),
+                    host: address::authority(&get.url),
+                    failures,
+                    problem,
+                    retry_after,
+                    retry_time: Timestamp::now().plus(retry_after),
+                });
+            }
         }
     }
 }

@@ -17,6 +17,7 @@
 //! | tries after the first, on 408, 429, 5xx, timeouts, lost connections and answers cut short | 3 | [`HttpOptions::retries_max`] |
 //! | wait between tries: exponential, capped, full jitter | 250 ms to 10 s | [`HttpOptions::backoff_initial`], [`HttpOptions::backoff_max`] |
 //! | longest `Retry-After` that is waited for; a longer one is an error that carries it | 60 s | [`HttpOptions::retry_after_max`] |
+//! | attempts that fail in a row until a host is left alone; after the pause one attempt decides | 20, 10 s | [`HttpOptions::breaker_failures`], [`HttpOptions::breaker_pause`] |
 //! | redirects followed | 5 | [`HttpOptions::redirects_max`] |
 //! | size of the answer, on the wire and decompressed | per call | [`Get::new`] |
 //!
@@ -31,9 +32,11 @@
 //! # npm
 //!
 //! [`NpmConfig::load`] finds the registry where npm itself would: an explicit address, the environment, `.npmrc`, then npm. No
-//! registry's host is built in. [`NpmRegistry`] reads two things. [`NpmRegistry::packument`] is what the registry says of a package;
+//! registry's host is built in. [`NpmRegistry`] reads four things. [`NpmRegistry::packument`] is what the registry says of a package;
 //! it takes any field as absent that has an unknown shape, and names what it skipped. [`NpmRegistry::read_tarball`] is what the
 //! publisher put into one version; not a byte of it is looked at before its Subresource Integrity was verified.
+//! [`NpmRegistry::organization`] and [`NpmRegistry::search`] tell names. [`NpmRegistry::read_schema`] reads a schema from an address
+//! made with a [`UrlTemplate`].
 //!
 //! # Listings
 //!
@@ -64,8 +67,9 @@ pub use error::Error;
 pub use http::{Answer, BodyEncoding, Credential, Get, HttpClient, HttpOptions, METRIC_NAMES};
 pub use listing::{HttpListing, ListedResource, ListingPages};
 pub use npm::{
-    Algorithm, Integrity, InvalidIntegrity, InvalidName, NpmConfig, NpmRegistry, PackageName,
-    Packument, PackumentAnswer, PackumentWarning, Places, Repository, TarballFindings, TarballHost,
-    TarballLimits, VersionEntry,
+    Algorithm, Integrity, InvalidIntegrity, InvalidManifest, InvalidName, InvalidTemplate,
+    ListedNames, Manifest, NpmConfig, NpmRegistry, PackageName, Packument, PackumentAnswer,
+    PackumentWarning, Places, Repository, TarballFindings, TarballHost, TarballLimits, UrlTemplate,
+    VersionEntry,
 };
 pub use reqwest::Url;

@@ -3,14 +3,20 @@
 mod config;
 mod integrity;
 mod name;
+mod names;
 mod npmrc;
 mod packument;
 mod registry;
 mod tarball;
+mod template;
 
 pub use config::{NpmConfig, Places, TarballHost};
 pub use integrity::{Algorithm, Integrity, InvalidIntegrity};
 pub use name::{InvalidName, PackageName};
-pub use packument::{Packument, PackumentWarning, Repository, VersionEntry};
+pub use names::ListedNames;
+pub use packument::{
+    InvalidManifest, Manifest, Packument, PackumentWarning, Repository, VersionEntry,
+};
 pub use registry::{NpmRegistry, PackumentAnswer};
 pub use tarball::{TarballFindings, TarballLimits};
+pub use template::{InvalidTemplate, UrlTemplate};

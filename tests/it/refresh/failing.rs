@@ -5,7 +5,10 @@ use steadfast_testkit::{
     Fault, NpmServer, PackageSpec, Server, Times, VersionSpec, npm::Integrity,
 };
 
-use crate::scene::{Engine, Scene, configuration};
+use crate::{
+    http,
+    scene::{Engine, Scene, configuration, configuration_of_dozen, eventually, registry},
+};
 
 /// A package, what is wrong with it, and the reason that must be told.
 fn faults() -> [(&'static str, Option<Fault>, &'static str); 10] {
@@ -123,8 +126,15 @@ async fn yesterdays_data_stays_and_each_failure_is_named() {
 }
 
 #[tokio::test]
-async fn a_registry_that_is_down_changes_nothing() {
-    let scene = Scene::filled(Engine::Postgres).await;
+async fn rule_5_a_registry_that_is_down_changes_nothing_and_is_left_alone_for_a_while() {
+    let scene = Scene::over(
+        Engine::Postgres,
+        registry().await,
+        &configuration_of_dozen,
+        |builder| builder.variable("STEADFAST_UPSTREAM__BREAKER_PAUSE_MS", "600"),
+    )
+    .await;
+    scene.ended_refresh().await;
     let head = scene.head().await;
     scene.npm.set_down(true);
     let output = scene.server.cli(&["refresh"]).await;
@@ -148,8 +158,19 @@ async fn a_registry_that_is_down_changes_nothing() {
     let before = checked().await;
     scene.refresh(1).await;
     assert_eq!(checked().await, before);
+    let (_, _, metrics) = http::get(&scene.server, "/metrics").await;
+    let opened = "steadfast_upstream_circuit_opened_total";
+    assert!(
+        metrics.lines().any(|line| line.starts_with(opened)),
+        "{metrics}"
+    );
     scene.npm.set_down(false);
-    scene.refresh(3).await;
+    // Once the pause is over, one request decides and the others follow at once.
+    eventually("the registry to be asked again", async || {
+        let output = scene.server.cli(&["refresh"]).await;
+        (output.status.code() == Some(3)).then_some(())
+    })
+    .await;
 }
 
 /// A wait that is short enough is kept, and the package lands.

@@ -8,7 +8,7 @@ use steadfast_client::{
 use crate::scene::{Engine, PRESENT, Scene};
 
 #[tokio::test]
-async fn a_list_is_for_people_and_can_be_cut_and_searched() {
+async fn rule_12_a_list_is_for_people_and_can_be_cut_and_searched() {
     let scene = Scene::filled(Engine::Sqlite).await;
     let list = async |arguments: &[&str]| {
         let arguments = [&["package", "list"], arguments].concat();
@@ -43,7 +43,7 @@ async fn a_list_is_for_people_and_can_be_cut_and_searched() {
 }
 
 #[tokio::test]
-async fn a_page_token_holds_for_the_same_question_only() {
+async fn rule_12_a_page_token_holds_for_the_same_question_only() {
     let scene = Scene::filled(Engine::Postgres).await;
     let connection = scene.connect().await;
     let page = async |page_size: i32,
@@ -55,6 +55,7 @@ async fn a_page_token_holds_for_the_same_question_only() {
             page_token: page_token.to_owned(),
             query: query.to_owned(),
             include_deprecated: true,
+            include_unlisted: false,
             min_revision: None,
         };
         connection

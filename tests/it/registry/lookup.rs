@@ -6,7 +6,7 @@ use steadfast_testkit::{NpmServer, PackageSpec, VersionSpec, npm::View};
 use crate::scene::{Engine, Scene, configuration};
 
 #[tokio::test]
-async fn a_package_is_shown_with_its_versions_newest_first() {
+async fn rule_12_a_package_is_shown_with_its_versions_newest_first() {
     let scene = Scene::filled(Engine::Sqlite).await;
     let shown = scene
         .server

@@ -12,7 +12,7 @@ use steadfast_client::api::{
 use crate::scene::{Engine, Scene};
 
 #[tokio::test]
-async fn a_specifier_resolves_to_one_version() {
+async fn rule_11_a_specifier_resolves_to_one_version() {
     for engine in Engine::BOTH {
         let scene = Scene::filled(engine).await;
         for (specifier, resolved, by) in [
@@ -61,7 +61,7 @@ async fn a_specifier_resolves_to_one_version() {
 }
 
 #[tokio::test]
-async fn what_does_not_resolve_says_why() {
+async fn rule_11_what_does_not_resolve_says_why() {
     let scene = Scene::filled(Engine::Sqlite).await;
     let resolve =
         async |specifier: &str| scene.server.cli(&["package", "resolve", specifier]).await;

@@ -23,7 +23,7 @@ async fn validate(server: &Server, document: &str, more: &[&str]) -> CommandOutp
 }
 
 #[tokio::test]
-async fn every_violation_is_told_and_no_secret() {
+async fn rule_13_every_violation_is_told_and_no_secret() {
     for engine in Engine::BOTH {
         let npm = registry().await;
         let scene = Scene::over(engine, npm, &configuration_of_dozen, |builder| {
@@ -98,7 +98,7 @@ async fn every_violation_is_told_and_no_secret() {
 }
 
 #[tokio::test]
-async fn documents_have_limits_which_can_be_lowered() {
+async fn rule_13_documents_have_limits_which_can_be_lowered() {
     let npm = registry().await;
     let scene = Scene::over(Engine::Sqlite, npm, &configuration_of_dozen, |builder| {
         builder

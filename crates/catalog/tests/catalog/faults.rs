@@ -10,7 +10,7 @@ use crate::fixture::{
 const ALL: &[&str] = &[HTTP, FHIR, DOTTED];
 
 #[tokio::test]
-async fn each_failure_is_named_and_yesterdays_data_stays() {
+async fn rule_7_each_failure_is_named_and_yesterdays_data_stays() {
     for database in Database::both().await {
         let npm = registry().await;
         let replica = database.replica(options(&npm, ALL)).await;
@@ -45,7 +45,7 @@ async fn each_failure_is_named_and_yesterdays_data_stays() {
 }
 
 #[tokio::test]
-async fn a_tarball_that_lies_is_no_absence() {
+async fn rule_2_a_tarball_that_lies_is_no_absence() {
     for database in Database::both().await {
         let npm = registry().await;
         let replica = database.replica(options(&npm, ALL)).await;
@@ -126,7 +126,7 @@ async fn a_first_fill_that_failed_is_tried_again_at_the_next_start() {
 }
 
 #[tokio::test]
-async fn lookups_go_on_while_the_database_is_away_and_a_refresh_goes_on_after() {
+async fn rule_10_lookups_go_on_while_the_database_is_away_and_a_refresh_goes_on_after() {
     let mut database = Database::postgres().await;
     let postgres = database.postgres.as_ref().expect("is PostgreSQL");
     let proxy = Proxy::start(postgres.target()).await;

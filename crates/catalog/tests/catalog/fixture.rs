@@ -7,7 +7,7 @@ use steadfast_api::registry::v1::{
     GetRefreshRequest, GetRefreshResponse, RefreshItem, RefreshOutcome, RefreshState,
     RefreshTrigger, StartRefreshRequest,
 };
-use steadfast_catalog::{Catalog, Options, Source};
+use steadfast_catalog::{Catalog, NpmSource, Options, Source, SourceKind};
 use steadfast_store::{Options as StoreOptions, Store, Wakeups};
 use steadfast_testkit::{NpmServer, PackageSpec, TestDatabase, VersionSpec};
 use steadfast_types::ReplicaId;
@@ -221,14 +221,31 @@ pub(crate) fn source(npm: &NpmServer, names: &[&str]) -> Source {
     })
     .expect("a client");
     let config = NpmConfig::for_registry(npm.url()).expect("an address");
+    let names = names
+        .iter()
+        .map(|name| PackageName::parse(name).expect(name));
     Source {
         name: "npm".into(),
-        packages: names
-            .iter()
-            .map(|name| PackageName::parse(name).expect(name))
-            .collect(),
-        registry: NpmRegistry::new(client, config),
+        kind: SourceKind::Npm(NpmSource::new(
+            NpmRegistry::new(client, config),
+            names.collect(),
+        )),
     }
+}
+
+/// The first source, to be changed.
+pub(crate) fn npm_of(options: &mut Options) -> &mut NpmSource {
+    let SourceKind::Npm(npm) = &mut options.sources[0].kind else {
+        unreachable!("it is a registry");
+    };
+    npm
+}
+
+/// Options with the organisation `s` as their one source.
+pub(crate) fn organization(npm: &NpmServer) -> Options {
+    let mut options = options(npm, &[]);
+    npm_of(&mut options).organization = Some("s".into());
+    options
 }
 
 /// Options with one source and short times.

@@ -1,7 +1,10 @@
-//! The catalogue on real databases and a real registry over TCP: refreshes, replicas, faults, lookups.
+//! The catalogue on real databases and a real registry over TCP: sources, refreshes, replicas, faults, lookups.
 
 mod faults;
 mod fixture;
 mod lookups;
 mod refreshes;
 mod replicas;
+mod snapshots;
+mod sources;
+mod steering;

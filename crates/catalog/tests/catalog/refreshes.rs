@@ -17,7 +17,7 @@ use crate::fixture::{
 const ALL: &[&str] = &[HTTP, FHIR, DOTTED];
 
 #[tokio::test]
-async fn an_empty_catalogue_fills_itself_once_and_a_second_refresh_moves_nothing() {
+async fn rule_6_an_empty_catalogue_fills_itself_once_and_a_second_refresh_moves_nothing() {
     for database in Database::both().await {
         let npm = registry().await;
         let replica = database.replica(options(&npm, ALL)).await;
@@ -50,7 +50,7 @@ async fn an_empty_catalogue_fills_itself_once_and_a_second_refresh_moves_nothing
 }
 
 #[tokio::test]
-async fn what_changed_is_announced_and_nothing_else() {
+async fn rule_7_what_changed_is_announced_and_nothing_else() {
     for database in Database::both().await {
         let npm = registry().await;
         let replica = database.replica(options(&npm, ALL)).await;
@@ -89,7 +89,7 @@ async fn what_changed_is_announced_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn the_checked_time_moves_without_a_revision() {
+async fn rule_7_the_checked_time_moves_without_a_revision() {
     for database in Database::both().await {
         let npm = registry().await;
         let replica = database.replica(options(&npm, ALL)).await;
@@ -127,7 +127,7 @@ async fn the_checked_time_moves_without_a_revision() {
 }
 
 #[tokio::test]
-async fn names_that_the_registry_does_not_have_are_reported_and_the_others_land() {
+async fn rule_7_names_that_the_registry_does_not_have_are_reported_and_the_others_land() {
     for database in Database::both().await {
         let npm = registry().await;
         let replica = database.replica(options(&npm, &[HTTP, ABSENT])).await;
@@ -151,7 +151,7 @@ async fn names_that_the_registry_does_not_have_are_reported_and_the_others_land(
 }
 
 #[tokio::test]
-async fn a_schema_that_failed_is_read_again_and_one_that_is_absent_is_not() {
+async fn rule_2_a_schema_that_failed_is_read_again_and_one_that_is_absent_is_not() {
     for database in Database::both().await {
         let npm = registry().await;
         npm.change(HTTP, |package| {
@@ -269,7 +269,7 @@ async fn one_package_and_one_kind_can_be_refreshed_alone() {
 }
 
 #[tokio::test]
-async fn a_request_joins_what_has_yet_to_read_it_and_queues_otherwise() {
+async fn rule_6_a_request_joins_what_has_yet_to_read_it_and_queues_otherwise() {
     for database in Database::both().await {
         let npm = registry().await;
         let replica = database.replica(options(&npm, ALL)).await;
@@ -341,7 +341,7 @@ async fn a_request_joins_what_has_yet_to_read_it_and_queues_otherwise() {
 }
 
 #[tokio::test]
-async fn history_is_listed_in_pages_and_pruned() {
+async fn rule_9_history_is_listed_in_pages_and_pruned() {
     for database in Database::both().await {
         let npm = registry().await;
         let mut options = options(&npm, &[DOTTED]);
@@ -387,7 +387,7 @@ async fn history_is_listed_in_pages_and_pruned() {
 }
 
 #[tokio::test]
-async fn items_are_followed_by_how_many_were_seen() {
+async fn rule_9_items_are_followed_by_how_many_were_seen() {
     for database in Database::both().await {
         let npm = registry().await;
         let replica = database.replica(options(&npm, ALL)).await;

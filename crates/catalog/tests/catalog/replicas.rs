@@ -25,7 +25,7 @@ fn package(replica: &Replica, name: &str) -> GetPackageResponse {
 }
 
 #[tokio::test]
-async fn a_refresh_is_read_once_and_both_replicas_answer_the_same() {
+async fn rule_6_a_refresh_is_read_once_and_both_replicas_answer_the_same() {
     let database = Database::postgres().await;
     let npm = registry().await;
     let (a, b) = tokio::join!(
@@ -57,7 +57,7 @@ async fn a_refresh_is_read_once_and_both_replicas_answer_the_same() {
 }
 
 #[tokio::test]
-async fn a_late_replica_is_right_at_once_without_asking_the_registry() {
+async fn rule_10_a_late_replica_is_right_at_once_without_asking_the_registry() {
     let database = Database::postgres().await;
     let npm = registry().await;
     let first = database.replica(options(&npm, ALL)).await;
@@ -72,7 +72,7 @@ async fn a_late_replica_is_right_at_once_without_asking_the_registry() {
 }
 
 #[tokio::test]
-async fn a_killed_owner_is_followed_by_another_that_reads_only_the_rest() {
+async fn rule_6_a_killed_owner_is_followed_by_another_that_reads_only_the_rest() {
     let database = Database::postgres().await;
     let npm = registry().await;
     // The dead one's runtime is its process: it ends without a word, the lease still held.
@@ -124,7 +124,7 @@ async fn a_killed_owner_is_followed_by_another_that_reads_only_the_rest() {
 }
 
 #[tokio::test]
-async fn an_owner_that_lost_its_lease_writes_nothing_more() {
+async fn rule_6_an_owner_that_lost_its_lease_writes_nothing_more() {
     let database = Database::postgres().await;
     let npm = registry().await;
     let mut slow = options(&npm, ALL);
@@ -153,7 +153,7 @@ async fn an_owner_that_lost_its_lease_writes_nothing_more() {
 }
 
 #[tokio::test]
-async fn a_lookup_waits_for_a_revision_and_refuses_another_history() {
+async fn rule_10_a_lookup_waits_for_a_revision_and_refuses_another_history() {
     for database in Database::both().await {
         let npm = registry().await;
         let replica = database.replica(options(&npm, ALL)).await;
@@ -231,6 +231,8 @@ async fn each_write_of_a_stale_owner_is_refused() {
                 packages: true,
                 schemas: true,
                 package: None,
+                dry_run: false,
+                forced: false,
             })
         };
         store.ask_refresh(&ask, queue).await.expect("queues");
@@ -265,6 +267,9 @@ async fn each_write_of_a_stale_owner_is_refused() {
         let refused = [
             store.take_refresh(&stale, old).await.map(drop),
             store.begin_reading(&stale, id, "z", 1).await,
+            store
+                .save_listing(&stale, id, &Default::default(), &[])
+                .await,
             store
                 .save_refreshed(&stale, id, &brought, false)
                 .await

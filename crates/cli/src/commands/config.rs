@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use steadfast_server::config::{Config, ConfigErrors, LoadOptions};
+use steadfast_server::config::{Config, ConfigErrors, LoadOptions, SourceKind};
 
 use crate::{
     failure::{Exit, Failure},
@@ -130,10 +130,26 @@ fn valid_text(config: &Config) -> String {
         .catalog
         .sources
         .iter()
-        .map(|source| source.names.len())
+        .map(|source| match &source.kind {
+            SourceKind::Npm(npm) => npm.names.len(),
+            SourceKind::Local(_) => 0,
+        })
         .sum();
+    let (mut asking, mut lying) = (false, false);
+    for source in &config.catalog.sources {
+        match &source.kind {
+            SourceKind::Npm(npm) => asking |= npm.organization.is_some() || npm.search.is_some(),
+            SourceKind::Local(_) => lying = true,
+        }
+    }
+    let listed = match (asking, lying) {
+        (false, false) => "",
+        (true, false) => " and what their registries list",
+        (false, true) => " and what lies in their folders",
+        (true, true) => ", what their registries list and what lies in their folders",
+    };
     let mut text = format!(
-        "the configuration is valid ({origin}): {} with {}",
+        "the configuration is valid ({origin}): {} with {}{listed}",
         count(sources, "source"),
         count(names, "package"),
     );

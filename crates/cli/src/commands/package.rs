@@ -8,7 +8,7 @@ use steadfast_client::{
         common::v1::ItemError,
         registry::v1::{
             BatchResolvePackagesRequest, GetPackageRequest, ListPackagesRequest, Package,
-            PackageSummary, Resolution, ResolvePackageRequest,
+            PackageSummary, RemovePackageRequest, Resolution, ResolvePackageRequest,
             batch_resolve_packages_response::result::Result as Outcome,
         },
     },
@@ -28,6 +28,8 @@ pub(crate) enum PackageCommand {
     Get(GetArgs),
     /// Resolve names, versions, tags and ranges to exact versions
     Resolve(ResolveArgs),
+    /// Remove a package that no source lists any more, with its schemas
+    Remove(RemoveArgs),
 }
 
 #[derive(Debug, Args)]
@@ -38,6 +40,9 @@ pub(crate) struct ListArgs {
     /// Also list packages all of whose versions are deprecated
     #[arg(long)]
     deprecated: bool,
+    /// Also list packages that their source no longer lists
+    #[arg(long)]
+    unlisted: bool,
     /// The most packages to list
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     limit: u32,
@@ -50,6 +55,12 @@ pub(crate) struct GetArgs {
     /// The most versions to show; JSON has them all
     #[arg(long, default_value_t = 10, value_name = "N")]
     versions: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RemoveArgs {
+    /// The package's name
+    name: String,
 }
 
 #[derive(Debug, Args)]
@@ -69,6 +80,7 @@ pub(crate) async fn run(command: PackageCommand, session: &Session) -> Result<Ex
     match command {
         PackageCommand::List(args) => list(args, &connection, session).await,
         PackageCommand::Get(args) => get(args, &connection, session).await,
+        PackageCommand::Remove(args) => remove(args.name, &connection, session).await,
         PackageCommand::Resolve(mut args) => match args.specifiers.as_mut_slice() {
             [one] => resolve_one(std::mem::take(one), &connection, session).await,
             _ => resolve_many(args.specifiers, &connection, session).await,
@@ -88,6 +100,7 @@ async fn list(args: ListArgs, connection: &Connection, session: &Session) -> Res
             page_token: std::mem::take(&mut page_token),
             query: args.query.clone(),
             include_deprecated: args.deprecated,
+            include_unlisted: args.unlisted,
             min_revision: None,
         };
         let mut answer = connection.call(client.list_packages(request)).await?;
@@ -128,10 +141,10 @@ fn list_text(packages: &[PackageSummary], total: i32, query: &str, checked: &str
     }
     let mut rows = table::with_head(&["NAME", "LATEST", "VERSIONS", "SCHEMA", "DESCRIPTION"]);
     for package in packages {
-        let deprecated = if package.deprecated {
-            "deprecated: "
-        } else {
-            ""
+        let deprecated = match (package.unlisted, package.deprecated) {
+            (true, _) => "unlisted: ",
+            (false, true) => "deprecated: ",
+            (false, false) => "",
         };
         let words = if package.description.is_empty() {
             &package.label
@@ -192,6 +205,11 @@ fn package_text(package: &Package, most_versions: usize, checked: &str) -> Strin
         .map_or_else(String::new, |repository| {
             format!("{} {}", repository.url, repository.directory)
         });
+    let source = if package.unlisted {
+        format!("{} (no longer listed there)", package.source)
+    } else {
+        package.source.clone()
+    };
     let fields = table::of_fields([
         ("name", package.name.clone()),
         ("label", table::clean(&package.label)),
@@ -199,7 +217,7 @@ fn package_text(package: &Package, most_versions: usize, checked: &str) -> Strin
         ("homepage", table::clean(&package.homepage)),
         ("repository", table::clean(&repository)),
         ("license", table::clean(&package.license)),
-        ("source", package.source.clone()),
+        ("source", source),
         ("checked", checked.to_owned()),
     ]);
     let mut rows = table::with_head(&["VERSION", "PUBLISHED", "TAGS", "SIZE", "NOTE"]);
@@ -234,6 +252,22 @@ fn package_text(package: &Package, most_versions: usize, checked: &str) -> Strin
         String::new()
     };
     format!("{fields}\n\n{}{rest}", table::text(&rows))
+}
+
+async fn remove(name: String, connection: &Connection, session: &Session) -> Result<Exit, Failure> {
+    let request = RemovePackageRequest { name: name.clone() };
+    let mut client = connection.registry();
+    let answer = connection
+        .call(client.remove_package(request))
+        .await
+        .map_err(|error| Failure::from(&error).about_specifier(&error, &name))?;
+    let cursor = json::cursor_text(answer.cursor.as_ref());
+    let revision = answer.cursor.unwrap_or_default().revision;
+    session.output.print(
+        || format!("{} is removed, as revision {revision}", table::clean(&name)),
+        || json!({ "name": name, "revision": revision, "cursor": cursor }),
+    )?;
+    Ok(Exit::Success)
 }
 
 async fn resolve_one(

@@ -8,8 +8,8 @@ use serde_json::json;
 use steadfast_client::{
     Connection,
     api::registry::v1::{
-        GetRefreshRequest, ListRefreshesRequest, Refresh, RefreshItem, RefreshKind, RefreshState,
-        StartRefreshRequest,
+        CancelRefreshRequest, GetRefreshRequest, ListRefreshesRequest, Refresh, RefreshItem,
+        RefreshKind, RefreshState, StartRefreshRequest,
     },
 };
 use uuid::Uuid;
@@ -37,6 +37,10 @@ enum RefreshCommand {
     List(ListArgs),
     /// Show what one refresh did
     Get(GetArgs),
+    /// Follow one refresh to its end
+    Watch(GetArgs),
+    /// End a refresh where it is; what it has stored stays
+    Cancel(GetArgs),
 }
 
 #[derive(Debug, Args)]
@@ -52,6 +56,12 @@ struct StartArgs {
     /// Read only this; may be repeated
     #[arg(long = "kind", value_enum, value_name = "KIND")]
     kinds: Vec<Kind>,
+    /// Read everything, store nothing, and show what would change
+    #[arg(long)]
+    dry_run: bool,
+    /// Read everything anew, whatever is known, and believe a listing that has lost most of its names
+    #[arg(long)]
+    force: bool,
     /// Return once it is started
     #[arg(long)]
     no_wait: bool,
@@ -90,6 +100,8 @@ pub(crate) async fn run(args: RefreshArgs, session: &Session) -> Result<Exit, Fa
         None => start(args.start, &connection, session).await,
         Some(RefreshCommand::List(args)) => list(&args, &connection, session).await,
         Some(RefreshCommand::Get(args)) => get(args.id, &connection, session).await,
+        Some(RefreshCommand::Watch(args)) => watch(&args.id, &connection, session).await,
+        Some(RefreshCommand::Cancel(args)) => cancel(args.id, &connection, session).await,
     }
 }
 
@@ -105,6 +117,8 @@ async fn start(
     let request = StartRefreshRequest {
         kinds: kinds.collect(),
         package: args.package,
+        dry_run: args.dry_run,
+        force: args.force,
         request_id: args
             .request_id
             .unwrap_or_else(|| Uuid::now_v7().to_string()),
@@ -121,14 +135,31 @@ async fn start(
     if args.no_wait {
         let id = &refresh.id;
         session.output.print(
-            || format!("refresh {id} is started; `steadfast refresh get {id}` shows how it goes"),
+            || format!("refresh {id} is started; `steadfast refresh watch {id}` shows how it goes"),
             || json!({ "refresh": json::refresh(&refresh), "joined": answer.joined }),
         )?;
         return Ok(Exit::Success);
     }
-    let (refresh, items) = follow::to_the_end(&refresh.id, connection).await?;
+    let (refresh, items) = follow::to_the_end(&refresh.id, false, connection).await?;
     print(&refresh, &items, session)?;
     Ok(exit_of(&refresh))
+}
+
+async fn watch(id: &str, connection: &Connection, session: &Session) -> Result<Exit, Failure> {
+    let (refresh, items) = follow::to_the_end(id, true, connection).await?;
+    print(&refresh, &items, session)?;
+    Ok(exit_of(&refresh))
+}
+
+async fn cancel(id: String, connection: &Connection, session: &Session) -> Result<Exit, Failure> {
+    let mut client = connection.refreshes();
+    let answer = connection.call(client.cancel_refresh(CancelRefreshRequest { id }));
+    let refresh = answer.await?.refresh.unwrap_or_default();
+    session.output.print(
+        || report::summary(&refresh),
+        || json!({ "refresh": json::refresh(&refresh) }),
+    )?;
+    Ok(Exit::Success)
 }
 
 async fn get(id: String, connection: &Connection, session: &Session) -> Result<Exit, Failure> {
@@ -186,6 +217,7 @@ fn exit_of(refresh: &Refresh) -> Exit {
         RefreshState::Succeeded => Exit::Success,
         RefreshState::Partial => Exit::Partial,
         RefreshState::Failed
+        | RefreshState::Cancelled
         | RefreshState::Queued
         | RefreshState::Running
         | RefreshState::Unspecified => Exit::Error,

@@ -1,5 +1,7 @@
 //! `steadfast schema`.
 
+mod diff;
+
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -28,6 +30,10 @@ pub(crate) enum SchemaCommand {
     List(ListArgs),
     /// Check a document, such as a credential, against a schema; it is neither stored nor shown
     Validate(ValidateArgs),
+    /// Compare the schemas of two versions: which credentials would the new one break?
+    ///
+    /// The exit code is 0 if all that fits the old schema fits the new one, 2 if something breaks or might, and 1 for every error.
+    Diff(diff::DiffArgs),
 }
 
 #[derive(Debug, Args)]
@@ -66,6 +72,7 @@ pub(crate) async fn run(command: SchemaCommand, session: &Session) -> Result<Exi
         SchemaCommand::Get(args) => get(args, &session.connect().await?, session).await,
         SchemaCommand::List(args) => list(args, &session.connect().await?, session).await,
         SchemaCommand::Validate(args) => validate(args, session).await,
+        SchemaCommand::Diff(args) => diff::run(args, session).await,
     }
 }
 

@@ -141,6 +141,12 @@ pub(super) fn outcome_of(refresh: &Refresh) -> Option<Outcome> {
             message: format!("refresh {}: {}", refresh.id, refresh.error),
             retryable: true,
         }),
+        // Somebody decided so; to begin it again is somebody's decision as well.
+        RefreshState::Cancelled => Some(Outcome::Failed {
+            code: "REFRESH_CANCELLED".to_owned(),
+            message: format!("refresh {}: {}", refresh.id, refresh.error),
+            retryable: false,
+        }),
     }
 }
 

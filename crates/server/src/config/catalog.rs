@@ -1,6 +1,6 @@
 //! The section `[catalog]`: its sources, and when they are read.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use chrono::Utc;
 use chrono_tz::Tz;
@@ -29,6 +29,8 @@ pub struct Catalog {
     pub refresh_concurrency: usize,
     /// Refreshes kept as history.
     pub refresh_history: usize,
+    /// An unlisted package that its registry has not had for this long is removed; `None` for never.
+    pub remove_absent_after: Option<Duration>,
     /// Schemas are read for every dist-tag's version and this many of the newest stable ones.
     pub schema_newest: usize,
 }
@@ -58,6 +60,12 @@ impl Catalog {
             ),
             refresh_concurrency: reader.integer("catalog.refresh_concurrency", 1..=256),
             refresh_history: reader.integer("catalog.refresh_history", 1..=10_000),
+            remove_absent_after: match reader
+                .integer::<u64>("catalog.remove_absent_days", 0..=3_650)
+            {
+                0 => None,
+                days => Some(Duration::from_secs(days * 24 * 60 * 60)),
+            },
             schema_newest: reader.integer("catalog.schema_newest", 0..=1_000),
         }
     }

@@ -15,6 +15,7 @@ mod drift;
 mod error;
 mod inventory;
 mod layers;
+mod local;
 mod print;
 mod reader;
 mod sections;
@@ -31,10 +32,11 @@ pub use drift::Drift;
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use inventory::{InventorySource, InventorySourceKind};
 use layers::Layers;
+pub use local::LocalSource;
 pub use print::init_file;
 use reader::Reader;
 pub use sections::{Database, Lease, Limits, LogFormat, Saga, Server, Telemetry, Upstream, Watch};
-pub use source::{Source, SourceKind};
+pub use source::{NpmSource, Source, SourceKind};
 pub use url::DatabaseUrl;
 
 /// The file that is read when none is named and it exists.

@@ -105,6 +105,10 @@ pub struct Upstream {
     pub attempts: u32,
     /// The longest Retry-After that is waited for.
     pub retry_after_max: Duration,
+    /// So many failures in a row, and a host is left alone; 0 for never.
+    pub breaker_failures: u32,
+    /// For how long.
+    pub breaker_pause: Duration,
     /// Requests to one host at once.
     pub max_concurrency_per_host: usize,
     /// The largest package document.
@@ -283,6 +287,8 @@ impl Upstream {
             timeout: reader.milliseconds("upstream.timeout_ms", 100..=10 * MINUTE_MS),
             attempts: reader.integer("upstream.attempts", 1..=20),
             retry_after_max: reader.milliseconds("upstream.retry_after_max_ms", 0..=HOUR_MS),
+            breaker_failures: reader.integer("upstream.breaker_failures", 0..=10_000),
+            breaker_pause: reader.milliseconds("upstream.breaker_pause_ms", 100..=HOUR_MS),
             max_concurrency_per_host: reader.integer("upstream.max_concurrency_per_host", 1..=256),
             packument_max_bytes: reader.integer("upstream.packument_max_bytes", KIB..=GIB),
             tarball_max_bytes: reader.integer("upstream.tarball_max_bytes", KIB..=GIB),

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use steadfast_upstream::PackageName;
+use steadfast_catalog::Patterns;
+use steadfast_upstream::{PackageName, UrlTemplate};
 
 use super::{
     blocks::{Block, Blocks},
     layers::SOURCES,
+    local::{self, LocalSource},
     reader::Reader,
     sections::is_http,
     url::redact,
@@ -18,34 +20,55 @@ use super::{
 pub struct Source {
     /// The operator's name for it, unique.
     pub name: String,
-    /// What it speaks.
+    /// What it is.
     pub kind: SourceKind,
-    /// The registry's address; `None` to take it from the npm configuration.
-    pub registry: Option<String>,
-    /// The packages, by their exact names; no package is in two sources.
-    pub names: Vec<String>,
 }
 
-/// What a source speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a source is.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SourceKind {
-    /// The npm registry protocol.
-    Npm,
+    /// A registry that speaks npm's protocol.
+    Npm(NpmSource),
+    /// Folders of this machine.
+    Local(LocalSource),
+}
+
+/// A registry, and what is taken from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NpmSource {
+    /// The registry's address; `None` to take it from the npm configuration.
+    pub registry: Option<String>,
+    /// Packages by their exact names; no package is named by two sources.
+    pub names: Vec<String>,
+    /// Every package of this organisation or user.
+    pub organization: Option<String>,
+    /// What a search for this finds.
+    pub search: Option<String>,
+    /// Of the last two, only names that one of these fits; all if there is none.
+    pub include: Vec<String>,
+    /// Of the last two, no name that one of these fits.
+    pub exclude: Vec<String>,
+    /// Where schemas are read; `None` for tarballs.
+    pub schema_url: Option<String>,
 }
 
 /// Keys of a block.
-pub(super) const KEYS: [&str; 4] = ["name", "type", "registry", "names"];
-
-/// Keys that a later version will bring; people find them in its documentation.
-const LATER_KEYS: [(&str, &str); 4] = [
-    ("organization", "taking every package of an organisation"),
-    ("search", "taking the packages that a search finds"),
-    ("include", "including packages by pattern"),
-    ("exclude", "excluding packages by pattern"),
+pub(super) const KEYS: [&str; 9] = [
+    "name",
+    "type",
+    "registry",
+    "names",
+    "organization",
+    "search",
+    "include",
+    "exclude",
+    "schema_url",
 ];
 
 const MAX_SOURCES: usize = 64;
 const MAX_NAMES: usize = 10_000;
+const MAX_PATTERNS: usize = 100;
+const MAX_SEARCH_BYTES: usize = 256;
 const MAX_SOURCE_NAME_BYTES: usize = 64;
 
 /// Reads the blocks one after another, and remembers which source took which package.
@@ -95,30 +118,141 @@ pub(super) fn read(reader: &mut Reader) -> Vec<Source> {
 impl Sources<'_> {
     fn read(&mut self, index: usize, item: &Located) -> Option<Source> {
         let block = self.blocks.block(SOURCES, index, item)?;
-        let instead = "remove it, and list the packages in names";
-        self.blocks
-            .refuse_unknown(&block, &KEYS, &LATER_KEYS, instead);
-        self.read_type(&block);
+        let is_local = self.read_type(&block) == Some("local");
+        if is_local {
+            let instead = "remove it, and name folders in roots";
+            self.blocks
+                .refuse_unknown(&block, &local::KEYS, &[], instead);
+            let name = self.read_name(&block, index);
+            let local = local::read(&mut self.blocks, &block);
+            return Some(Source {
+                name,
+                kind: SourceKind::Local(local),
+            });
+        }
+        self.blocks.refuse_unknown(&block, &KEYS, &[], "remove it");
         let name = self.read_name(&block, index);
         let registry = self.read_registry(&block);
+        let organization = self.read_organization(&block);
+        let search = self.read_search(&block);
         let names = self.read_names(&block, &name);
+        let include = self.read_patterns(&block, "include");
+        let exclude = self.read_patterns(&block, "exclude");
+        let schema_url = self.read_schema_url(&block);
         Some(Source {
             name,
-            kind: SourceKind::Npm,
-            registry,
-            names,
+            kind: SourceKind::Npm(NpmSource {
+                registry,
+                names,
+                organization,
+                search,
+                include,
+                exclude,
+                schema_url,
+            }),
         })
     }
 
-    fn read_type(&mut self, block: &Block<'_>) {
-        let remedy = "write type = \"npm\"";
-        if let Some((text, line)) = self.blocks.required_text(block, "type", remedy)
-            && text != "npm"
-        {
-            let path = format!("{}.type", block.path);
+    fn read_organization(&mut self, block: &Block<'_>) -> Option<String> {
+        let remedy = "write for example organization = \"openfn\"";
+        let (text, line) = self.blocks.text(block, "organization", remedy)?;
+        let name = text.trim_start_matches('@');
+        if PackageName::parse(&format!("@{name}/any")).is_err() {
+            let path = format!("{}.organization", block.path);
+            let allowed = "the name of an organisation or user";
+            let found = format!("{text:?}");
             self.blocks
-                .refuse(&path, Some(line), format!("\"{text}\""), "npm", remedy);
+                .refuse(&path, Some(line), found, allowed, remedy);
         }
+        Some(name.to_owned())
+    }
+
+    fn read_search(&mut self, block: &Block<'_>) -> Option<String> {
+        let remedy = "write for example search = \"keywords:openfn\"";
+        let (text, line) = self.blocks.text(block, "search", remedy)?;
+        if text.trim().is_empty() || text.len() > MAX_SEARCH_BYTES {
+            let path = format!("{}.search", block.path);
+            let allowed = format!("1 to {MAX_SEARCH_BYTES} bytes");
+            let found = format!("{} bytes", text.len());
+            self.blocks
+                .refuse(&path, Some(line), found, &allowed, remedy);
+        }
+        Some(text.to_owned())
+    }
+
+    fn read_patterns(&mut self, block: &Block<'_>, key: &str) -> Vec<String> {
+        let Some(value) = block.get(key) else {
+            return Vec::new();
+        };
+        let path = format!("{}.{key}", block.path);
+        let line = Some(value.line);
+        let allowed = format!("a list of 1 to {MAX_PATTERNS} patterns");
+        let remedy = format!("write for example {key} = [\"language-*\"]");
+        if block.get("organization").is_none() && block.get("search").is_none() {
+            let found = "patterns for nothing".to_owned();
+            let allowed = "with organization or search: what is in names is taken anyway";
+            self.blocks.refuse(&path, line, found, allowed, "remove it");
+            return Vec::new();
+        }
+        let items = match &value.value {
+            Value::List(items) if (1..=MAX_PATTERNS).contains(&items.len()) => items,
+            Value::List(items) => {
+                let found = format!("{} patterns", items.len());
+                self.blocks.refuse(&path, line, found, &allowed, &remedy);
+                return Vec::new();
+            }
+            other => {
+                let found = other.kind().to_owned();
+                self.blocks.refuse(&path, line, found, &allowed, &remedy);
+                return Vec::new();
+            }
+        };
+        let mut patterns = Vec::with_capacity(items.len());
+        for (index, item) in items.iter().enumerate() {
+            let path = format!("{path}[{index}]");
+            let Value::Text(pattern) = &item.value else {
+                let found = item.value.to_string();
+                let allowed = "a pattern, in quotes";
+                self.blocks
+                    .refuse(&path, Some(item.line), found, allowed, "correct it");
+                continue;
+            };
+            if let Err(error) = Patterns::new(std::slice::from_ref(pattern), &[]) {
+                let allowed = format!("a pattern of names: {error}");
+                let found = format!("{pattern:?}");
+                self.blocks
+                    .refuse(&path, Some(item.line), found, &allowed, "correct it");
+            }
+            patterns.push(pattern.clone());
+        }
+        patterns
+    }
+
+    fn read_schema_url(&mut self, block: &Block<'_>) -> Option<String> {
+        let remedy = "write for example schema_url = \"https://cdn.example.com/{name}@{version}/configuration-schema.json\"";
+        let (text, line) = self.blocks.text(block, "schema_url", remedy)?;
+        if let Err(error) = UrlTemplate::parse(text) {
+            let path = format!("{}.schema_url", block.path);
+            let allowed =
+                format!("an address with {{name}} or {{short}}, and {{version}}: {error}");
+            let found = format!("\"{}\"", redact(text));
+            self.blocks
+                .refuse(&path, Some(line), found, &allowed, remedy);
+        }
+        Some(text.to_owned())
+    }
+
+    fn read_type<'v>(&mut self, block: &Block<'v>) -> Option<&'v str> {
+        let remedy =
+            "write type = \"npm\" for a registry, or type = \"local\" for folders of this machine";
+        let (text, line) = self.blocks.required_text(block, "type", remedy)?;
+        if !["npm", "local"].contains(&text) {
+            let path = format!("{}.type", block.path);
+            let found = format!("\"{text}\"");
+            self.blocks
+                .refuse(&path, Some(line), found, "npm, local", remedy);
+        }
+        Some(text)
     }
 
     fn read_name(&mut self, block: &Block<'_>, index: usize) -> String {
@@ -173,6 +307,10 @@ impl Sources<'_> {
         let allowed = format!("a list of 1 to {MAX_NAMES} package names");
         let remedy = "write for example names = [\"@openfn/language-http\"]";
         let Some(value) = block.get("names") else {
+            if block.get("organization").is_some() || block.get("search").is_some() {
+                return Vec::new();
+            }
+            let allowed = format!("{allowed}, or an organization, or a search");
             self.blocks.refuse(
                 &path,
                 Some(block.line),

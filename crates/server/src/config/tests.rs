@@ -104,8 +104,16 @@ fn the_initial_file_changes_nothing_and_its_example_is_valid() {
         })
         .fold(String::new(), |text, line| text + line + "\n");
     let config = load(&uncommented, &[], &[]).expect("the example is valid");
-    assert_eq!(config.catalog.sources.len(), 1);
-    assert_eq!(config.catalog.sources[0].names.len(), 2);
+    let [npm, local] = &config.catalog.sources[..] else {
+        panic!("{:?}", config.catalog.sources);
+    };
+    let SourceKind::Npm(npm) = &npm.kind else {
+        panic!("{npm:?}");
+    };
+    assert_eq!(npm.names.len(), 2);
+    assert_eq!((npm.include.len(), npm.exclude.len()), (1, 2));
+    assert!(npm.organization.is_some() && npm.search.is_some() && npm.schema_url.is_some());
+    assert!(matches!(&local.kind, SourceKind::Local(local) if local.roots.len() == 1));
     assert_eq!(config.drift.comparators.len(), 1);
 }
 
@@ -157,11 +165,60 @@ fn sources_may_come_from_the_environment() {
         config.catalog.sources,
         [Source {
             name: "a".to_owned(),
-            kind: SourceKind::Npm,
-            registry: Some("http://127.0.0.1:1/".to_owned()),
-            names: vec!["b".to_owned()],
+            kind: SourceKind::Npm(NpmSource {
+                registry: Some("http://127.0.0.1:1/".to_owned()),
+                names: vec!["b".to_owned()],
+                organization: None,
+                search: None,
+                include: Vec::new(),
+                exclude: Vec::new(),
+                schema_url: None,
+            }),
         }]
     );
+}
+
+#[test]
+fn folders_are_a_source() {
+    let block = "[[catalog.source]]\nname = \"dev\"\ntype = \"local\"\n";
+    let file = format!("{block}roots = [\"/srv/a/\", \"/srv//b\"]\n");
+    let config = load(&file, &[], &[]).expect("valid");
+    let local = |rescan: u64| LocalSource {
+        roots: vec!["/srv/a".to_owned(), "/srv/b".to_owned()],
+        rescan: Duration::from_millis(rescan),
+    };
+    assert_eq!(
+        config.catalog.sources[0].kind,
+        SourceKind::Local(local(30_000))
+    );
+    let file = format!("{file}rescan_ms = 500\n");
+    let config = load(&file, &[], &[]).expect("valid");
+    assert_eq!(
+        config.catalog.sources[0].kind,
+        SourceKind::Local(local(500))
+    );
+    for (rest, path, told) in [
+        ("", "roots", "nothing"),
+        ("roots = []", "roots", "1 to 16"),
+        ("roots = \"/a\"", "roots", "list"),
+        ("roots = [\"a\"]", "roots[0]", "absolute"),
+        ("roots = [\"/a/../b\"]", "roots[0]", "absolute"),
+        ("roots = [1]", "roots[0]", "quotes"),
+        ("roots = [\"/a\", \"/a/\"]", "roots[1]", "once"),
+        (
+            "roots = [\"/a\"]\nrescan_ms = 1",
+            "rescan_ms",
+            "500 to 3600000",
+        ),
+        ("roots = [\"/a\"]\nnames = [\"b\"]", "names", "unknown"),
+        ("rots = [\"/a\"]", "rots", "did you mean roots?"),
+    ] {
+        let errors = load(&format!("{block}{rest}\n"), &[], &[]).expect_err(rest);
+        let path = format!("catalog.source[0].{path}");
+        let error = errors.0.iter().find(|error| error.path == path);
+        let error = error.unwrap_or_else(|| panic!("{rest}: {errors}"));
+        assert!(error.to_string().contains(told), "{error}");
+    }
 }
 
 #[test]

@@ -206,6 +206,8 @@ pub(crate) async fn serve(
     };
     let refresh = refresh::RefreshEdge {
         catalog: catalog.clone(),
+        drain: stop.clone(),
+        drain_jitter: config.server.drain_jitter,
     };
     let router = builder(config)
         .layer(EdgeLayer::new(limits, contract.rpcs, parts.traced))

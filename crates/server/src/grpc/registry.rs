@@ -73,6 +73,14 @@ impl RegistryService for RegistryEdge {
             .map_err(status)
     }
 
+    async fn remove_package(
+        &self,
+        request: Request<api::RemovePackageRequest>,
+    ) -> Result<Response<api::RemovePackageResponse>, Status> {
+        let removed = self.catalog.remove_package(&request.into_inner()).await;
+        removed.map(Response::new).map_err(status)
+    }
+
     async fn resolve_package(
         &self,
         request: Request<api::ResolvePackageRequest>,

@@ -70,4 +70,17 @@ impl SchemaService for SchemaEdge {
             .map(Response::new)
             .map_err(status)
     }
+
+    async fn diff_schemas(
+        &self,
+        request: Request<api::DiffSchemasRequest>,
+    ) -> Result<Response<api::DiffSchemasResponse>, Status> {
+        let request = request.into_inner();
+        self.reach(request.min_revision.as_ref()).await?;
+        self.catalog
+            .diff_schemas(&request)
+            .await
+            .map(Response::new)
+            .map_err(status)
+    }
 }

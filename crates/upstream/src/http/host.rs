@@ -1,13 +1,15 @@
-//! What the client remembers of each host: its permits, and the name its metrics carry.
+//! What the client remembers of each host: its permits, its breaker, and the name its metrics carry.
 
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use reqwest::Url;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::{HttpOptions, breaker::Breaker};
 use crate::address;
 
 /// Hosts remembered; beyond it, those without a request under way are forgotten. Hosts come from upstream data, too.
@@ -19,6 +21,8 @@ const OTHER_LABEL: &str = "other";
 /// Every host met so far.
 pub(super) struct Hosts {
     concurrency: usize,
+    breaker_failures: u32,
+    breaker_pause: Duration,
     met: Mutex<Met>,
 }
 
@@ -32,14 +36,17 @@ struct Met {
 pub(super) struct Host {
     label: String,
     permits: Semaphore,
+    breaker: Breaker,
 }
 
 // === impl Hosts ===
 
 impl Hosts {
-    pub(super) fn new(concurrency: usize) -> Self {
+    pub(super) fn new(options: &HttpOptions) -> Self {
         Self {
-            concurrency: concurrency.min(Semaphore::MAX_PERMITS),
+            concurrency: options.host_concurrency.min(Semaphore::MAX_PERMITS),
+            breaker_failures: options.breaker_failures,
+            breaker_pause: options.breaker_pause,
             met: Mutex::default(),
         }
     }
@@ -64,6 +71,7 @@ impl Hosts {
         let host = Arc::new(Host {
             label,
             permits: Semaphore::new(self.concurrency),
+            breaker: Breaker::new(self.breaker_failures, self.breaker_pause),
         });
         met.by_authority.insert(authority, Arc::clone(&host));
         host
@@ -81,6 +89,10 @@ impl Host {
             .expect("this semaphore is never closed")
     }
 
+    pub(super) const fn breaker(&self) -> &Breaker {
+        &self.breaker
+    }
+
     /// `host[:port]`, or `other`.
     pub(super) fn label(&self) -> &str {
         &self.label
@@ -93,7 +105,7 @@ mod tests {
 
     #[test]
     fn hosts_and_labels_stay_bounded_whatever_an_upstream_names() {
-        let hosts = Hosts::new(1);
+        let hosts = Hosts::new(&HttpOptions::default());
         let url = |n: usize| -> Url { format!("http://h{n}/").parse().expect("a URL") };
         let kept = hosts.get(&url(0));
         for n in 0..3 * HOSTS_MAX {

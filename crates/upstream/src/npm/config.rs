@@ -187,7 +187,8 @@ impl NpmConfig {
         self
     }
 
-    /// Finds the configuration. `explicit` is the address from a flag or from Steadfast's own configuration file.
+    /// Finds the configuration. `explicit` is the address from a flag or from Steadfast's own configuration file; it is the registry
+    /// of every package then, whatever scope is elsewhere in npm's configuration: two sources may have one scope.
     ///
     /// # Errors
     /// [`Error::Configuration`], naming every place that was searched, if none has a registry; or naming the one that is unreadable
@@ -218,7 +219,10 @@ impl NpmConfig {
         for layer in layers.into_iter().rev() {
             settings.extend(layer.settings);
         }
-        let by_scope = scoped_registries(&settings)?;
+        let by_scope = match explicit {
+            Some(_) => BTreeMap::new(),
+            None => scoped_registries(&settings)?,
+        };
         if found.is_none() && by_scope.is_empty() {
             return Err(no_registry(&searched));
         }

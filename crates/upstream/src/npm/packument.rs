@@ -5,6 +5,7 @@
 //! that the document is JSON, that it is about the package that was asked for, and that it has versions.
 
 mod field;
+mod manifest;
 
 use std::{collections::BTreeMap, fmt};
 
@@ -14,6 +15,7 @@ use serde_json::{Value, value::RawValue};
 use steadfast_types::Timestamp;
 
 use self::field::Fields;
+pub use self::manifest::{InvalidManifest, Manifest};
 use super::name::PackageName;
 
 /// Warnings kept per packument; a broken mirror would repeat one for every field of every version.

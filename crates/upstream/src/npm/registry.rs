@@ -65,6 +65,10 @@ impl NpmRegistry {
         &self.config
     }
 
+    pub(super) const fn client(&self) -> &HttpClient {
+        &self.client
+    }
+
     /// Reads the full packument of a package, unless it still has the tag `if_none_match`.
     ///
     /// # Errors

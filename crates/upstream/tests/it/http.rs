@@ -55,7 +55,7 @@ pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_throttled_request_waits_as_long_as_it_was_asked_to() {
+async fn rule_5_a_throttled_request_waits_as_long_as_it_was_asked_to() {
     let server = Server::start(|number, _| match number {
         0 => Reply::new(429, "slow down").header("retry-after", "1"),
         _ => Reply::ok("{}"),
@@ -80,7 +80,7 @@ async fn a_wait_beyond_the_cap_is_an_error_that_carries_it() {
 }
 
 #[tokio::test]
-async fn a_broken_upstream_is_tried_again_and_then_reported() {
+async fn rule_5_a_broken_upstream_is_tried_again_and_then_reported() {
     let server = Server::start(|number, _| match number {
         0..3 => Reply::new(500, "oops"),
         _ => Reply::ok("{}"),
@@ -131,7 +131,7 @@ async fn an_error_shows_host_and_path_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn answers_that_never_end_are_ended() {
+async fn rule_5_answers_that_never_end_are_ended() {
     let quick = || HttpOptions {
         idle_timeout: Duration::from_millis(100),
         attempt_timeout: Duration::from_millis(300),
@@ -199,7 +199,7 @@ async fn answers_cut_short_are_tried_again_and_never_taken_for_whole() {
 }
 
 #[tokio::test]
-async fn oversized_bodies_are_refused_however_they_come() {
+async fn rule_5_oversized_bodies_are_refused_however_they_come() {
     let large = vec![b' '; LIMIT + 1];
     let bomb = gzip(&vec![0; 20 * 1024 * 1024]);
     assert!(bomb.len() < LIMIT);
@@ -252,7 +252,7 @@ async fn what_the_caller_has_is_not_sent_again() {
 }
 
 #[tokio::test]
-async fn equal_requests_that_overlap_are_one_flight() {
+async fn rule_5_equal_requests_that_overlap_are_one_flight() {
     let gate = Arc::new(Semaphore::new(0));
     let held = Arc::clone(&gate);
     let server = Server::start(move |_, _| Reply::ok("{}").behind(&held)).await;
@@ -275,7 +275,7 @@ async fn equal_requests_that_overlap_are_one_flight() {
 }
 
 #[tokio::test]
-async fn a_host_sees_no_more_requests_at_once_than_its_limit() {
+async fn rule_5_a_host_sees_no_more_requests_at_once_than_its_limit() {
     let gate = Arc::new(Semaphore::new(0));
     let held = Arc::clone(&gate);
     let server = Server::start(move |_, _| Reply::ok("{}").behind(&held)).await;
@@ -326,4 +326,66 @@ async fn redirects_in_circles_and_out_of_the_web_are_refused() {
         assert!(error.to_string().contains(part), "{error}");
         assert_eq!(server.count(), requests);
     }
+}
+
+#[tokio::test]
+async fn rule_5_a_broken_host_is_left_alone_and_the_error_says_until_when() {
+    let server = Server::start(|number, _| match number {
+        0..5 => Reply::new(503, ""),
+        _ => Reply::ok("{}"),
+    })
+    .await;
+    let other = Server::always(Reply::ok("{}")).await;
+    let client = client(HttpOptions {
+        breaker_failures: 5,
+        breaker_pause: Duration::from_millis(400),
+        retries_max: 3,
+        ..options()
+    });
+    let ask = async |server: &Server, path: &str| client.get(get(server.url(path))).await;
+    // The first request fails four times; the second opens the circuit, and is told what it met itself.
+    for path in ["a", "b"] {
+        let error = ask(&server, path).await.expect_err("a failure");
+        assert_eq!(error.reason(), "UPSTREAM_UNAVAILABLE");
+    }
+    assert_eq!(server.count(), 5);
+    let error = ask(&server, "c").await.expect_err("left alone");
+    assert_eq!(error.reason(), "UPSTREAM_CIRCUIT_OPEN");
+    assert_eq!(server.count(), 5, "nothing was sent");
+    let url = server.url("");
+    let host = format!("127.0.0.1:{} failed 5 times", url.port().expect("a port"));
+    let text = error.to_string();
+    assert!(text.contains(&host), "{text}");
+    assert!(text.contains("tried again at 20"), "{text}");
+    assert!(text.contains("status 503"), "{text}");
+    let pause = error.retry_after().expect("says how long");
+    assert!(
+        pause > Duration::ZERO && pause <= Duration::from_millis(400),
+        "{pause:?}"
+    );
+    body(ask(&other, "a").await);
+    tokio::time::sleep(pause).await;
+    // One decides, and those that come meanwhile wait for it.
+    for answer in join_all(["c", "d", "e"].map(|path| ask(&server, path))).await {
+        body(answer);
+    }
+    assert_eq!(server.count(), 8);
+}
+
+#[tokio::test]
+async fn rule_5_what_is_not_there_says_nothing_against_its_host() {
+    let server = Server::always(Reply::new(404, "")).await;
+    let client = client(HttpOptions {
+        breaker_failures: 2,
+        ..options()
+    });
+    for number in 0..10 {
+        let path = format!("p{number}");
+        let error = client
+            .get(get(server.url(&path)))
+            .await
+            .expect_err("absent");
+        assert_eq!(error.reason(), "UPSTREAM_NOT_FOUND");
+    }
+    assert_eq!(server.count(), 10);
 }

@@ -4,6 +4,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use sha2::{Digest, Sha512};
 use steadfast_upstream::{
     Error, NpmConfig, NpmRegistry, PackageName, PackumentAnswer, TarballFindings, TarballLimits,
+    Url, UrlTemplate,
 };
 
 use crate::{
@@ -59,7 +60,7 @@ async fn tarball(bytes: Vec<u8>, integrity: &str) -> (Server, Result<TarballFind
 }
 
 #[tokio::test]
-async fn a_packument_is_asked_for_as_npm_asks() {
+async fn rule_1_a_packument_is_asked_for_as_npm_asks() {
     let server = Server::start(|_, seen| match seen.headers.get("if-none-match") {
         Some(_) => Reply::new(304, ""),
         None => Reply::ok(gzip(PACKUMENT.as_bytes()))
@@ -150,7 +151,7 @@ async fn a_verified_tarball_is_read() {
 }
 
 #[tokio::test]
-async fn bytes_that_were_not_published_are_not_looked_at() {
+async fn rule_2_bytes_that_were_not_published_are_not_looked_at() {
     let bytes = tgz(&[("package/configuration-schema.json", b"{}")]);
     // Rubbish would be TARBALL_INVALID if anything had looked at it.
     for sent in [b"rubbish".to_vec(), tgz(&[("package/other", b"")])] {
@@ -207,4 +208,116 @@ async fn the_token_stays_with_its_registry() {
     assert_eq!(findings, Ok(TarballFindings::default()));
     assert!(!other.seen()[0].headers.contains_key("authorization"));
     assert_eq!(server.count(), 0);
+}
+
+#[tokio::test]
+async fn rule_1_an_organisation_is_listed_and_a_user_where_there_is_none() {
+    let listing = r#"{"@acme/b":"write","@acme/a":"read","a b":"read","../x":"read"}"#;
+    let server = Server::start(move |_, seen| match seen.target.as_str() {
+        "/npm/-/org/acme/package" | "/npm/-/user/ann/package" => Reply::ok(listing),
+        "/npm/-/org/odd/package" => Reply::ok("[]"),
+        "/npm/-/org/down/package" => Reply::new(503, ""),
+        _ => Reply::new(404, "{}"),
+    })
+    .await;
+    let registry = registry(&server);
+    for name in ["acme", "@acme", "ann"] {
+        let listed = registry.organization(name).await.expect(name);
+        let names: Vec<_> = listed.names.iter().map(PackageName::as_str).collect();
+        assert_eq!(names, ["@acme/a", "@acme/b"], "{name}");
+        assert_eq!((listed.left_out, listed.truncated), (2, false));
+    }
+    // Only that there is no such organisation leads to the users: a failure is no absence.
+    for (name, reason) in [
+        ("nobody", "UPSTREAM_NOT_FOUND"),
+        ("odd", "MALFORMED_ANSWER"),
+        ("down", "UPSTREAM_UNAVAILABLE"),
+        ("a/../b", "INVALID_CONFIGURATION"),
+    ] {
+        let error = registry.organization(name).await.expect_err(name);
+        assert_eq!(error.reason(), reason, "{name}");
+    }
+    let users = server.seen();
+    let users = users.iter().filter(|seen| seen.target.contains("/user/"));
+    assert_eq!(users.count(), 2);
+}
+
+#[tokio::test]
+async fn rule_1_a_search_is_read_page_by_page() {
+    let server = Server::start(|number, _| {
+        let name = |at: usize| format!(r#"{{"package":{{"name":"@acme/p{at}"}}}}"#);
+        let names: Vec<_> = (0..2).map(|at| name(number * 2 + at)).collect();
+        let names = if number == 2 { &names[..1] } else { &names[..] };
+        Reply::ok(format!(r#"{{"objects":[{}],"total":5}}"#, names.join(",")))
+    })
+    .await;
+    let found = registry(&server)
+        .search("scope:acme & co")
+        .await
+        .expect("finds");
+    assert_eq!((found.names.len(), found.truncated), (5, false));
+    let asked: Vec<_> = server.seen().into_iter().map(|seen| seen.target).collect();
+    let page = |from| format!("/npm/-/v1/search?text=scope%3Aacme+%26+co&size=250&from={from}");
+    assert_eq!(asked, [page(0), page(2), page(4)]);
+
+    let endless = Server::always(Reply::ok(
+        r#"{"objects":[{"package":{"name":"a"}}],"total":1000000}"#,
+    ))
+    .await;
+    let found = registry(&endless).search("a").await.expect("finds");
+    assert_eq!((found.names.len(), found.truncated), (1, true));
+    assert_eq!(endless.count(), 40);
+}
+
+#[tokio::test]
+async fn rule_2_a_schema_is_read_from_a_template_and_404_says_that_there_is_none() {
+    let server = Server::start(|_, seen| match seen.target.as_str() {
+        "/s/@acme/thing@1.0.0/schema.json" => Reply::ok("{}"),
+        "/s/@acme/thing@2.0.0/schema.json" => Reply::new(404, ""),
+        "/s/@acme/thing@3.0.0/schema.json" => Reply::ok("x".repeat(33)),
+        _ => Reply::new(500, ""),
+    })
+    .await;
+    let template = server.url("").to_string() + "s/{name}@{version}/schema.json";
+    let template = UrlTemplate::parse(&template).expect("a template");
+    let elsewhere = NpmConfig::for_registry("http://127.0.0.1:1/")
+        .expect("an address")
+        .with_token(&"http://127.0.0.1:1/".parse().expect("a URL"), "t0ken");
+    let registry = NpmRegistry::new(client(options()), elsewhere);
+    let limits = TarballLimits {
+        schema_bytes_max: 32,
+        ..TarballLimits::default()
+    };
+    let name = PackageName::parse("@acme/thing").expect("a name");
+    let read = async |version: &str| {
+        let read = registry
+            .read_schema(&template, &name, version, &limits)
+            .await;
+        read.map_err(|error| error.reason())
+    };
+    assert_eq!(read("1.0.0").await, Ok(Some(b"{}".to_vec())));
+    assert_eq!(read("2.0.0").await, Ok(None));
+    assert_eq!(read("3.0.0").await, Err("SCHEMA_TOO_LARGE"));
+    assert_eq!(read("4.0.0").await, Err("UPSTREAM_UNAVAILABLE"));
+    let told = |seen: &crate::server::Seen| seen.headers.contains_key("authorization");
+    assert!(!server.seen().iter().any(told));
+}
+
+#[tokio::test]
+async fn rule_1_a_listing_takes_the_token_of_its_registry_and_of_no_other() {
+    let server = Server::always(Reply::ok("{}")).await;
+    let other = Server::always(Reply::ok("{}")).await;
+    let (address, elsewhere) = (server.url("npm"), other.url("npm"));
+    let config = |at: &Url| {
+        NpmConfig::for_registry(at.as_str())
+            .expect("an address")
+            .with_token(&address, "t0ken")
+    };
+    for at in [&address, &elsewhere] {
+        let registry = NpmRegistry::new(client(options()), config(at));
+        registry.organization("acme").await.expect("lists");
+    }
+    let token = |server: &Server| server.seen()[0].headers.get("authorization").cloned();
+    assert_eq!(token(&server).as_deref(), Some("Bearer t0ken"));
+    assert_eq!(token(&other), None);
 }

@@ -4,84 +4,73 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use steadfast_client::{
-    Connection,
-    api::registry::v1::{GetRefreshRequest, Refresh, RefreshItem, RefreshOutcome, RefreshState},
+    Connection, RefreshWatch, RefreshWatchEvent,
+    api::registry::v1::{Refresh, RefreshItem, RefreshOutcome, RefreshState},
 };
 use tokio::time::Instant;
 
 use super::report;
 use crate::{failure::Failure, output::note, table::clean};
 
-/// How often the server is asked.
-const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// How often the spinner turns.
+const TICK: Duration = Duration::from_millis(200);
 /// How long a server that does not answer is asked again: a restart of it, or a lease that another replica takes over.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Asks until the refresh has ended, and shows on a terminal how it goes.
+/// Waits until the refresh has ended, and shows on a terminal how it goes: each failure, and with `all` each change as well.
 pub(super) async fn to_the_end(
     id: &str,
+    all: bool,
     connection: &Connection,
 ) -> Result<(Refresh, Vec<RefreshItem>), Failure> {
-    let progress = Progress::new();
-    let mut client = connection.refreshes();
+    let progress = Progress::new(all);
+    let mut watch = RefreshWatch::new(connection, id);
     let mut items: Vec<RefreshItem> = Vec::new();
+    let mut last = Refresh::default();
     let mut last_answer = Instant::now();
+    let hint =
+        || format!("the refresh may go on: `steadfast refresh watch {id}` shows how it ends");
     loop {
-        let request = GetRefreshRequest {
-            id: id.to_owned(),
-            skip_items: i32::try_from(items.len()).unwrap_or(i32::MAX),
-        };
-        let mut answer = match connection.call(client.get_refresh(request)).await {
-            Ok(answer) => answer,
-            Err(error) if error.is_transient() && last_answer.elapsed() < PATIENCE => {
+        match watch.next().await {
+            Ok(Some(RefreshWatchEvent::Moved {
+                refresh,
+                items: mut new,
+            })) => {
+                last_answer = Instant::now();
+                progress.show(&refresh, &new);
+                items.append(&mut new);
+                last = *refresh;
+            }
+            Ok(Some(RefreshWatchEvent::Disconnected { error, .. })) => {
+                if last_answer.elapsed() >= PATIENCE {
+                    return Err(Failure::from(error).hint(hint()));
+                }
                 progress.note(&format!("{error}; asking again"));
-                tokio::time::sleep(error.retry_after.unwrap_or(POLL_INTERVAL)).await;
-                continue;
             }
-            Err(error) => {
-                return Err(Failure::from(error).hint(format!(
-                    "the refresh may go on: `steadfast refresh get {id}` shows how it ended"
-                )));
+            Ok(None) => {
+                progress.bar.finish_and_clear();
+                return Ok((last, items));
             }
-        };
-        last_answer = Instant::now();
-        let refresh = answer.refresh.take().unwrap_or_default();
-        progress.show(&refresh, &answer.items);
-        let came = !answer.items.is_empty();
-        items.append(&mut answer.items);
-        if came {
-            // There may be more than one answer holds.
-            continue;
+            Err(error) => return Err(Failure::from(error).hint(hint())),
         }
-        if has_ended(&refresh) {
-            progress.bar.finish_and_clear();
-            return Ok((refresh, items));
-        }
-        tokio::time::sleep(POLL_INTERVAL).await;
-    }
-}
-
-fn has_ended(refresh: &Refresh) -> bool {
-    match refresh.state() {
-        RefreshState::Succeeded | RefreshState::Partial | RefreshState::Failed => true,
-        RefreshState::Unspecified | RefreshState::Queued | RefreshState::Running => false,
     }
 }
 
 /// A bar on standard error; hidden unless that is a terminal.
 struct Progress {
     bar: ProgressBar,
+    all: bool,
 }
 
 // === impl Progress ===
 
 impl Progress {
-    fn new() -> Self {
+    fn new(all: bool) -> Self {
         let style = ProgressStyle::with_template("{spinner} [{bar:30}] {pos}/{len} {wide_msg}")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = ProgressBar::new(0).with_style(style.progress_chars("=> "));
-        bar.enable_steady_tick(POLL_INTERVAL);
-        Self { bar }
+        bar.enable_steady_tick(TICK);
+        Self { bar, all }
     }
 
     fn show(&self, refresh: &Refresh, new_items: &[RefreshItem]) {
@@ -93,10 +82,14 @@ impl Progress {
         self.bar.set_length(u64::try_from(listed).unwrap_or(0));
         self.bar.set_position(u64::try_from(ended).unwrap_or(0));
         for item in new_items {
-            if item.outcome() == RefreshOutcome::Failed {
-                let line = format!("failed {}: {}", report::name(item), clean(&item.message));
-                self.bar.println(line);
-            }
+            let word = match item.outcome() {
+                RefreshOutcome::Failed => "failed",
+                RefreshOutcome::Changed if self.all && refresh.dry_run => "would change",
+                RefreshOutcome::Changed if self.all => "changed",
+                _ => continue,
+            };
+            let line = format!("{word} {}: {}", report::name(item), clean(&item.message));
+            self.bar.println(line);
         }
         if refresh.state() == RefreshState::Queued {
             self.bar.set_message("waiting for its turn");
@@ -124,7 +117,7 @@ mod tests {
 
     #[test]
     fn the_bar_has_a_valid_template() {
-        let progress = Progress::new();
+        let progress = Progress::new(true);
         let counts = RefreshCounts {
             listed: 9,
             changed: 1,

@@ -36,20 +36,35 @@ pub(super) fn text(refresh: &Refresh, items: &[RefreshItem]) -> String {
         }
         parts.push(table::text(&rows));
     }
+    if refresh.dry_run {
+        let would = |item: &&RefreshItem| item.outcome() == RefreshOutcome::Changed;
+        let changes: Vec<_> = items.iter().filter(would).collect();
+        if !changes.is_empty() {
+            let mut rows = table::with_head(&["WOULD CHANGE", "KIND", "HOW"]);
+            for item in changes {
+                let how = table::clean(&item.message);
+                rows.add_row([name(item), json::refresh_kind(item.kind), how]);
+            }
+            parts.push(table::text(&rows));
+        }
+    }
     parts.push(summary(refresh));
     parts.join("\n\n")
 }
 
-/// `PACKAGE`, or `PACKAGE@VERSION` for a schema.
+/// `PACKAGE`, `PACKAGE@VERSION` for a schema, or the source of a listing.
 pub(super) fn name(item: &RefreshItem) -> String {
-    if item.version.is_empty() {
+    if !item.source.is_empty() {
+        table::clean(&format!("listing of {}", item.source))
+    } else if item.version.is_empty() {
         table::clean(&item.package)
     } else {
         table::clean(&format!("{}@{}", item.package, item.version))
     }
 }
 
-fn summary(refresh: &Refresh) -> String {
+/// How it ended, or how it goes, in a line.
+pub(super) fn summary(refresh: &Refresh) -> String {
     let id = &refresh.id;
     let lasted = moment::between(refresh.start_time.as_ref(), refresh.end_time.as_ref());
     let lasted = if lasted.is_empty() {
@@ -59,14 +74,27 @@ fn summary(refresh: &Refresh) -> String {
     };
     let changed: i32 = refresh.counts.iter().map(|counts| counts.changed).sum();
     let failed: i32 = refresh.counts.iter().map(|counts| counts.failed).sum();
+    let listing = match refresh.error.as_str() {
+        "" => String::new(),
+        error => format!("; {}", table::clean(error)),
+    };
     match refresh.state() {
+        RefreshState::Succeeded if refresh.dry_run => {
+            format!("dry run {id} succeeded{lasted}: {changed} would change; nothing is stored")
+        }
+        RefreshState::Partial if refresh.dry_run => format!(
+            "dry run {id} ended partially{lasted}: {changed} would change, {failed} failed; nothing is stored{listing}"
+        ),
         RefreshState::Succeeded if changed == 0 => {
             format!("refresh {id} succeeded{lasted}: nothing has changed")
         }
         RefreshState::Succeeded => format!("refresh {id} succeeded{lasted}: {changed} changed"),
         RefreshState::Partial => format!(
-            "refresh {id} ended partially{lasted}: {changed} changed; {failed} failed and keep their data from before"
+            "refresh {id} ended partially{lasted}: {changed} changed; {failed} failed and keep their data from before{listing}"
         ),
+        RefreshState::Cancelled => {
+            format!("refresh {id} was cancelled{lasted}{listing}: {changed} changed until then")
+        }
         RefreshState::Failed => {
             let error = match refresh.error.as_str() {
                 "" => "nothing could be read".to_owned(),
@@ -85,7 +113,7 @@ pub(super) fn list_text(refreshes: &[Refresh]) -> String {
         return "no refreshes yet: run `steadfast refresh`".to_owned();
     }
     let mut rows = table::with_head(&[
-        "ID", "STATE", "WHAT", "TRIGGER", "BEGUN", "TOOK", "CHANGED", "FAILED",
+        "ID", "STATE", "WHAT", "TRIGGER", "BY", "BEGUN", "TOOK", "CHANGED", "FAILED",
     ]);
     for refresh in refreshes {
         let kinds: Vec<_> = refresh
@@ -95,13 +123,20 @@ pub(super) fn list_text(refreshes: &[Refresh]) -> String {
             .collect();
         let changed: i32 = refresh.counts.iter().map(|counts| counts.changed).sum();
         let failed: i32 = refresh.counts.iter().map(|counts| counts.failed).sum();
-        let what = format!("{} {}", refresh.package, kinds.join(", "));
+        let how = match (refresh.dry_run, refresh.force) {
+            (true, true) => ", dry run, forced",
+            (true, false) => ", dry run",
+            (false, true) => ", forced",
+            (false, false) => "",
+        };
+        let what = format!("{} {}{how}", refresh.package, kinds.join(", "));
         let begun = refresh.start_time.as_ref().or(refresh.create_time.as_ref());
         rows.add_row([
             refresh.id.clone(),
             json::refresh_state(refresh.state),
             what.trim().to_owned(),
             json::refresh_trigger(refresh.trigger),
+            table::clean(&refresh.requested_by),
             moment::relative(begun),
             moment::between(refresh.start_time.as_ref(), refresh.end_time.as_ref()),
             changed.to_string(),

@@ -366,9 +366,34 @@ fn sources_are_checked_as_strictly() {
             "did you mean name?",
         ),
         (
-            "name = \"a\"\ntype = \"npm\"\nnames = [\"b\"]\norganization = \"openfn\"\n",
+            "name = \"a\"\ntype = \"npm\"\n",
+            "catalog.source[0].names",
+            "or an organization, or a search",
+        ),
+        (
+            "name = \"a\"\ntype = \"npm\"\norganization = \"a/b\"\n",
             "catalog.source[0].organization",
-            "this version cannot do yet",
+            "organisation or user",
+        ),
+        (
+            "name = \"a\"\ntype = \"npm\"\nsearch = \" \"\n",
+            "catalog.source[0].search",
+            "1 to 256 bytes",
+        ),
+        (
+            "name = \"a\"\ntype = \"npm\"\nnames = [\"b\"]\ninclude = [\"b\"]\n",
+            "catalog.source[0].include",
+            "with organization or search",
+        ),
+        (
+            "name = \"a\"\ntype = \"npm\"\norganization = \"o\"\nexclude = [\"a\", \"[b\"]\n",
+            "catalog.source[0].exclude[1]",
+            "a pattern of names",
+        ),
+        (
+            "name = \"a\"\ntype = \"npm\"\norganization = \"o\"\nschema_url = \"https://{name}/{version}\"\n",
+            "catalog.source[0].schema_url",
+            "no host",
         ),
     ] {
         let errors = errors(&format!("[[catalog.source]]\n{block}"));

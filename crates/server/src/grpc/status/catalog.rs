@@ -77,6 +77,32 @@ pub(crate) fn of_catalog(error: &catalog::Error) -> Problem {
             "no source is configured: add a [[catalog.source]] to the configuration and start again",
         ),
         E::RefreshNotFound { id } => not_found("REFRESH_NOT_FOUND", message).with("id", id),
+        E::RefreshEnded { id, state } => {
+            Problem::new(Code::FailedPrecondition, "REFRESH_ENDED", message)
+                .with("id", id)
+                .with("state", state)
+        }
+        E::TooManyRefreshes { limit } => {
+            Problem::new(Code::ResourceExhausted, "TOO_MANY_REFRESHES", message)
+                .with("limit", limit)
+                .retry(RETRY)
+        }
+        E::TooManyWatches { limit } => {
+            Problem::new(Code::ResourceExhausted, "TOO_MANY_STREAMS", message)
+                .with("limit", limit)
+                .retry(RETRY)
+        }
+        E::PackageListed { name, source_name } => {
+            Problem::new(Code::FailedPrecondition, "PACKAGE_LISTED", message)
+                .with("package", name)
+                .with("source", source_name)
+        }
+        E::RefreshRunning { name, id } => {
+            Problem::new(Code::FailedPrecondition, "REFRESH_RUNNING", message)
+                .with("package", name)
+                .with("id", id)
+                .retry(RETRY)
+        }
         E::RequestIdReused => of_store(&store::Error::RequestIdReused),
         E::RevisionNotReached { wanted, applied } => {
             Problem::new(Code::Unavailable, "REVISION_NOT_REACHED", message)

@@ -127,6 +127,11 @@ async fn scopes_and_credentials_come_from_all_places_the_nearest_winning() {
     let registry = |text: &str| config.registry_for(&name(text)).expect("one").as_str();
     assert_eq!(registry("@acme/a"), "https://acme.example/npm/");
     assert_eq!(registry("@other/a"), "https://npm.example/");
+    // A source that names its registry has it for all that it takes.
+    let named = NpmConfig::load(Some("https://mirror.example/"), &places).await;
+    let named = named.expect("found");
+    let of_acme = named.registry_for(&name("@acme/a")).expect("one");
+    assert_eq!(of_acme.as_str(), "https://mirror.example/");
     let credential = |url: &str| {
         let url: Url = url.parse().expect("a URL");
         config.credential_for(&url).cloned()

@@ -1,0 +1,525 @@
+use std::collections::BTreeSet;
+
+use proptest::{
+    prelude::*,
+    strategy::ValueTree,
+    test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
+};
+use serde_json::json;
+
+use super::*;
+use crate::schema::Schema;
+
+fn compiled(schema: &Value) -> Compiled {
+    let text = schema.to_string();
+    Schema::new(String::new(), text)
+        .compiled
+        .unwrap_or_else(|why| panic!("{schema}: {why}"))
+}
+
+fn changes(old: &Value, new: &Value) -> Vec<SchemaChange> {
+    diff(&compiled(old), &compiled(new))
+}
+
+/// `class pointer: message` of each.
+fn told(old: &Value, new: &Value) -> Vec<String> {
+    let told = changes(old, new).into_iter().map(|change| {
+        let secret = if change.secret { " (secret)" } else { "" };
+        let class = format!("{:?}", change.class());
+        format!("{class} {}: {}{secret}", change.pointer, change.message)
+    });
+    told.collect()
+}
+
+fn of_property(schema: Value) -> Value {
+    json!({ "type": "object", "properties": { "a": schema } })
+}
+
+#[test]
+fn each_kind_of_change_is_told_with_its_place_and_class() {
+    for (old, new, expected) in [
+        (json!({}), json!({}), vec![]),
+        (
+            json!({ "type": "string" }),
+            json!({ "type": "integer" }),
+            vec!["Breaking /a: has to be a whole number now, and was a string"],
+        ),
+        (
+            json!({ "type": "integer" }),
+            json!({ "type": ["number", "null"] }),
+            vec!["Compatible /a: may be a number or null now, and was a whole number"],
+        ),
+        (
+            json!({ "enum": ["x", "y"] }),
+            json!({ "enum": ["y"] }),
+            vec!["Breaking /a: no longer accepts some values: \"x\""],
+        ),
+        (
+            json!({ "enum": ["y"] }),
+            json!({ "enum": ["y", "z"] }),
+            vec!["Compatible /a: accepts more values: \"z\""],
+        ),
+        (
+            json!({ "enum": ["y"] }),
+            json!({ "type": "string", "enum": ["y"] }),
+            vec![],
+        ),
+        (
+            json!({ "writeOnly": true, "const": "hunter2" }),
+            json!({ "writeOnly": true, "const": "hunter3", "default": "hunter3" }),
+            vec![
+                "Breaking /a: no longer accepts some values (secret)",
+                "Cosmetic /a: has a `default` now (secret)",
+            ],
+        ),
+        (
+            json!({ "minLength": 3 }),
+            json!({ "minLength": 8 }),
+            vec!["Breaking /a: has to have at least 8 characters now, and 3 before"],
+        ),
+        (
+            json!({ "maxLength": 3 }),
+            json!({ "maxLength": 8 }),
+            vec!["Compatible /a: has to have at most 8 characters now, and 3 before"],
+        ),
+        (
+            json!({ "exclusiveMinimum": 5 }),
+            json!({ "minimum": 5 }),
+            vec!["Compatible /a: its limits are less strict now"],
+        ),
+        (
+            json!({ "minimum": 5 }),
+            json!({ "exclusiveMinimum": 5 }),
+            vec!["Breaking /a: has to be more than 5 now"],
+        ),
+        (
+            json!({ "type": "string" }),
+            json!({ "type": "string", "format": "uri" }),
+            vec!["Breaking /a: has to fit the format `uri` now"],
+        ),
+        (
+            json!({ "pattern": "^a" }),
+            json!({ "pattern": "^b" }),
+            vec![
+                "PossiblyBreaking /a: its pattern is `^b` now, and was `^a`; whether documents still fit cannot be told",
+            ],
+        ),
+        (
+            json!({ "oneOf": [{ "type": "string" }] }),
+            json!({ "oneOf": [{ "type": "string" }, { "type": "null" }] }),
+            vec![
+                "PossiblyBreaking /a: `oneOf` changed; whether documents still fit cannot be told",
+            ],
+        ),
+        (
+            json!({ "anyOf": [{ "type": "string", "title": "x" }] }),
+            json!({ "anyOf": [{ "type": "string", "title": "y" }] }),
+            vec!["Cosmetic /a: `anyOf` reads differently, and means the same"],
+        ),
+        (
+            json!({ "items": { "type": "string" } }),
+            json!({ "items": { "type": "string", "minLength": 1 } }),
+            vec!["Breaking /a/*: has to have at least 1 characters now"],
+        ),
+        (
+            json!({ "title": "A" }),
+            json!({ "title": "B" }),
+            vec!["Cosmetic /a: its title is \"B\" now, and was \"A\""],
+        ),
+        (
+            json!({ "type": "string" }),
+            json!({ "type": "string", "writeOnly": true }),
+            vec!["Cosmetic /a: is marked as a secret now (secret)"],
+        ),
+    ] {
+        let (old, new) = (of_property(old), of_property(new));
+        assert_eq!(told(&old, &new), expected, "{old} {new}");
+    }
+}
+
+#[test]
+fn properties_come_and_go() {
+    let schema = |properties: Value, required: Value, others: Value| json!({ "properties": properties, "required": required, "additionalProperties": others });
+    let (none, some) = (
+        json!({}),
+        json!({ "p": { "type": "string", "title": "P" } }),
+    );
+    for (old, new, expected) in [
+        (
+            schema(none.clone(), json!([]), json!(false)),
+            schema(some.clone(), json!([]), json!(false)),
+            vec!["Compatible /p: was added"],
+        ),
+        (
+            schema(none.clone(), json!([]), json!(true)),
+            schema(some.clone(), json!([]), json!(true)),
+            vec![
+                "PossiblyBreaking /p: was added; a document that has a property of this name already may not fit",
+            ],
+        ),
+        (
+            schema(none.clone(), json!([]), json!(true)),
+            schema(json!({ "p": { "title": "P" } }), json!([]), json!(true)),
+            vec!["Compatible /p: was added"],
+        ),
+        (
+            schema(none.clone(), json!([]), json!(true)),
+            schema(some.clone(), json!(["p"]), json!(true)),
+            vec!["Breaking /p: was added, and is required"],
+        ),
+        (
+            schema(some.clone(), json!([]), json!(true)),
+            schema(some.clone(), json!(["p"]), json!(true)),
+            vec!["Breaking /p: is required now"],
+        ),
+        (
+            schema(some.clone(), json!(["p"]), json!(true)),
+            schema(some.clone(), json!([]), json!(true)),
+            vec!["Compatible /p: is no longer required"],
+        ),
+        (
+            schema(some.clone(), json!([]), json!(false)),
+            schema(none.clone(), json!([]), json!(false)),
+            vec!["Breaking /p: was removed, and is not allowed any more"],
+        ),
+        (
+            schema(some.clone(), json!([]), json!(true)),
+            schema(none.clone(), json!([]), json!(true)),
+            vec!["Compatible /p: was removed; a document may go on having it"],
+        ),
+        (
+            schema(some.clone(), json!([]), json!(true)),
+            schema(none, json!([]), json!({ "type": "integer" })),
+            vec![
+                "Breaking /*: has to be a whole number now",
+                "PossiblyBreaking /p: was removed, and has to fit what holds for all other properties",
+            ],
+        ),
+        (
+            schema(some.clone(), json!([]), json!(true)),
+            schema(some, json!([]), json!(false)),
+            vec!["Breaking : properties that the schema does not declare are not allowed any more"],
+        ),
+    ] {
+        assert_eq!(told(&old, &new), expected, "{old} {new}");
+    }
+    let odd = changes(&json!({}), &json!({ "required": ["a/b~c"] }));
+    assert_eq!(odd[0].pointer, "/a~1b~0c");
+}
+
+#[test]
+fn references_are_followed_and_circles_end() {
+    let schema = |definition: Value| {
+        json!({
+            "definitions": { "d": definition },
+            "properties": { "a": { "$ref": "#/definitions/d" }, "b": { "type": "string" } },
+        })
+    };
+    let text = schema(json!({ "type": "string" }));
+    assert_eq!(told(&text, &text), Vec::<String>::new());
+    assert_eq!(
+        told(&text, &schema(json!({ "type": "integer" }))),
+        ["Breaking /a: has to be a whole number now, and was a string"]
+    );
+    // Written out in place of a reference.
+    let inline = json!({ "properties": { "a": { "type": "string" }, "b": { "type": "string" } } });
+    assert_eq!(told(&text, &inline), Vec::<String>::new());
+    let circle = |limit: u64| {
+        schema(
+            json!({ "maxProperties": limit, "additionalProperties": { "$ref": "#/definitions/d" } }),
+        )
+    };
+    assert_eq!(told(&circle(3), &circle(3)), Vec::<String>::new());
+    let found = changes(&circle(3), &circle(2));
+    assert_eq!(found[0].class(), Class::Breaking, "{found:?}");
+    assert_eq!(gravest(&found), Class::Breaking);
+    // A reference that is not followed, beside a change elsewhere.
+    let by_name = |kind: &str| json!({ "definitions": { "d": { "$id": "#name", "type": kind } }, "properties": { "a": { "$ref": "#name" } } });
+    let found = changes(&by_name("string"), &by_name("integer"));
+    assert_eq!(gravest(&found), Class::PossiblyBreaking, "{found:?}");
+}
+
+#[test]
+fn what_depends_on_its_surroundings_is_not_taken_for_compatible() {
+    let schema = |properties: Value| {
+        json!({
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "properties": properties,
+            "unevaluatedProperties": false,
+        })
+    };
+    let (old, new) = (schema(json!({ "a": true })), schema(json!({})));
+    assert!(!compiled(&new).validator.is_valid(&json!({ "a": 1 })));
+    assert_eq!(gravest(&changes(&old, &new)), Class::PossiblyBreaking);
+    let other = json!({ "$schema": "http://json-schema.org/draft-07/schema#" });
+    let found = changes(
+        &other,
+        &json!({ "$schema": "https://json-schema.org/draft/2020-12/schema" }),
+    );
+    assert_eq!(found[0].keyword, "$schema");
+}
+
+#[test]
+fn a_schema_of_references_upon_references_ends() {
+    let mut definitions = Map::new();
+    for level in 0..60 {
+        let next = format!("#/definitions/d{}", level + 1);
+        let twice = json!({ "properties": { "l": { "$ref": next }, "r": { "$ref": next } } });
+        definitions.insert(format!("d{level}"), twice);
+    }
+    let schema = |last: &str| {
+        let mut definitions = definitions.clone();
+        definitions.insert("d60".to_owned(), json!({ "type": last }));
+        json!({ "definitions": definitions, "$ref": "#/definitions/d0" })
+    };
+    let found = changes(&schema("string"), &schema("integer"));
+    assert!(found.len() <= MAX_CHANGES);
+    assert!(is_grave(gravest(&found)), "{:?}", found.first());
+}
+
+// === the promise ===
+
+/// Small schemas over few names and values, so that they often concern the same documents.
+fn schemas() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(json!({})),
+        Just(json!(true)),
+        Just(json!(false)),
+        plain_keywords(),
+    ];
+    leaf.prop_recursive(3, 24, 3, |inner| {
+        let named = proptest::collection::btree_map("[ab]", inner.clone(), 0..3);
+        let names = proptest::sample::subsequence(vec!["a", "b", "c"], 0..3);
+        let list = proptest::collection::vec(inner.clone(), 1..3);
+        let part = prop_oneof![
+            4 => (named.clone(), names, proptest::option::of(inner.clone())).prop_map(
+                |(properties, required, others)| {
+                    let mut schema = json!({ "properties": properties, "required": required });
+                    if let Some(others) = others {
+                        schema["additionalProperties"] = others;
+                    }
+                    schema
+                }
+            ),
+            1 => named.prop_map(|patterns| json!({ "patternProperties": patterns })),
+            1 => inner.clone().prop_map(|items| json!({ "items": items })),
+            1 => list.clone().prop_map(|items| json!({ "items": items, "additionalItems": false })),
+            1 => (list, 0..3usize).prop_map(|(list, which)| {
+                json!({ ["allOf", "anyOf", "oneOf"][which]: list })
+            }),
+            1 => inner.clone().prop_map(|not| json!({ "not": not })),
+            1 => (inner.clone(), inner.clone()).prop_map(|(a, b)| json!({ "if": a, "then": b })),
+            1 => inner.clone().prop_map(|names| json!({ "propertyNames": names })),
+            1 => inner.clone().prop_map(|held| json!({ "contains": held })),
+            1 => inner.prop_map(|a| json!({ "dependencies": { "a": a, "b": ["c"] } })),
+            1 => Just(json!({ "$ref": "#/definitions/d" })),
+        ];
+        (part, plain_keywords()).prop_map(|(mut part, plain)| {
+            if let (Some(part), Value::Object(plain)) = (part.as_object_mut(), plain) {
+                part.extend(plain);
+            }
+            part
+        })
+    })
+}
+
+fn plain_keywords() -> impl Strategy<Value = Value> {
+    let keyword = prop_oneof![
+        proptest::sample::select(vec![
+            json!("string"),
+            json!("integer"),
+            json!("number"),
+            json!("object"),
+            json!("array"),
+            json!(["string", "null"]),
+            json!(["object", "integer"]),
+        ])
+        .prop_map(|kind| ("type", kind)),
+        proptest::collection::vec(values(), 1..4).prop_map(|values| ("enum", json!(values))),
+        values().prop_map(|value| ("const", value)),
+        (
+            proptest::sample::select(vec![
+                "minimum",
+                "maximum",
+                "exclusiveMinimum",
+                "exclusiveMaximum"
+            ]),
+            prop_oneof![
+                (-2..4i64).prop_map(|n| json!(n)),
+                Just(json!(1.5)),
+                Just(json!(2.0))
+            ]
+        ),
+        (1..4u64).prop_map(|step| ("multipleOf", json!(step))),
+        (
+            proptest::sample::select(vec![
+                "minLength",
+                "maxLength",
+                "minItems",
+                "maxItems",
+                "minProperties",
+                "maxProperties"
+            ]),
+            (0..4u64).prop_map(|count| json!(count))
+        ),
+        any::<bool>().prop_map(|unique| ("uniqueItems", json!(unique))),
+        proptest::sample::select(vec!["^x", "y", "z$"]).prop_map(|text| ("pattern", json!(text))),
+        proptest::sample::select(vec!["uri", "date"]).prop_map(|text| ("format", json!(text))),
+        proptest::sample::select(vec!["A", "B"]).prop_map(|text| ("title", json!(text))),
+    ];
+    proptest::collection::vec(keyword, 0..3).prop_map(|keywords| {
+        let keywords = keywords
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value));
+        Value::Object(keywords.collect())
+    })
+}
+
+fn values() -> impl Strategy<Value = Value> {
+    proptest::sample::select(vec![
+        json!(null),
+        json!(0),
+        json!(1),
+        json!(1.0),
+        json!(1.5),
+        json!(2),
+        json!(3),
+        json!("x"),
+        json!("xy"),
+        json!("2020-01-01"),
+        json!("http://x.example/"),
+        json!([]),
+        json!({}),
+    ])
+}
+
+fn documents() -> impl Strategy<Value = Value> {
+    values().prop_recursive(3, 12, 3, |inner| {
+        prop_oneof![
+            3 => proptest::collection::btree_map("[abc]", inner.clone(), 0..3)
+                .prop_map(|map| json!(map)),
+            1 => proptest::collection::vec(inner, 0..3).prop_map(|items| json!(items)),
+        ]
+    })
+}
+
+/// Changes one place of a schema: a keyword of it, or of one inside it, is taken from another one, or taken away.
+fn edited(schema: &Value, other: &Value, choice: &mut dyn FnMut(usize) -> usize) -> Value {
+    let Value::Object(object) = schema else {
+        return other.clone();
+    };
+    let mut object = object.clone();
+    let inside = ["properties", "patternProperties"]
+        .iter()
+        .filter_map(|keyword| Some((*keyword, object.get(*keyword)?.as_object()?.clone())))
+        .find(|(_, map)| !map.is_empty());
+    match (choice(4), inside) {
+        (0 | 1, Some((keyword, mut map))) => {
+            let index = choice(map.len());
+            if let Some((_, inner)) = map.iter_mut().nth(index) {
+                *inner = edited(inner, other, choice);
+            }
+            object.insert(keyword.to_owned(), Value::Object(map));
+        }
+        (2, _) if !object.is_empty() => {
+            let index = choice(object.len());
+            let keyword = object.keys().nth(index).cloned().unwrap_or_default();
+            object.remove(&keyword);
+        }
+        _ => {
+            if let Value::Object(other) = other {
+                object.extend(other.clone());
+            }
+        }
+    }
+    Value::Object(object)
+}
+
+/// With a definition to refer to, and null references replaced where there would be none.
+fn whole(mut schema: Value, definition: &Value) -> Value {
+    if let Value::Object(object) = &mut schema {
+        object.insert("definitions".to_owned(), json!({ "d": definition }));
+        return schema;
+    }
+    json!({ "allOf": [schema], "definitions": { "d": definition } })
+}
+
+#[test]
+fn rule_13_whatever_stops_fitting_is_announced_by_a_grave_change() {
+    const CASES: usize = 2_500;
+    let seed: [u8; 32] = match std::env::var("STEADFAST_DIFF_SEED") {
+        Ok(text) => std::array::from_fn(|at| text.as_bytes().get(at).copied().unwrap_or(0)),
+        Err(_) => *b"a schema that is stricter than i",
+    };
+    println!("seed {:?}", String::from_utf8_lossy(&seed));
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
+    let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+    let mut draw = |strategy: &BoxedStrategy<Value>| -> Value {
+        let tree = strategy.new_tree(&mut runner);
+        tree.expect("a value can be drawn").current()
+    };
+    let (schemas, documents, plain) = (
+        schemas().boxed(),
+        documents().boxed(),
+        plain_keywords().boxed(),
+    );
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut choice = |among: usize| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        usize::try_from(state >> 33).unwrap_or_default() % among.max(1)
+    };
+    let (mut stopped, mut quiet) = (0usize, 0usize);
+    let mut keywords = BTreeSet::new();
+    for _ in 0..CASES {
+        let (old, other, definition) = (draw(&schemas), draw(&schemas), draw(&plain));
+        let new = match choice(4) {
+            0 => other.clone(),
+            1 => edited(&old, &draw(&plain), &mut choice),
+            _ => edited(&old, &other, &mut choice),
+        };
+        let second = if choice(3) == 0 {
+            draw(&plain)
+        } else {
+            definition.clone()
+        };
+        let (old, new) = (whole(old, &definition), whole(new, &second));
+        let usable = |schema: &Value| Schema::new(String::new(), schema.to_string()).compiled.ok();
+        let (Some(before), Some(after)) = (usable(&old), usable(&new)) else {
+            continue;
+        };
+        let changes = diff(&before, &after);
+        let is_announced = is_grave(gravest(&changes));
+        quiet += usize::from(!is_announced);
+        keywords.extend(changes.iter().map(|change| change.keyword.clone()));
+        for _ in 0..12 {
+            let document = draw(&documents);
+            if before.validator.is_valid(&document) && !after.validator.is_valid(&document) {
+                stopped += 1;
+                assert!(
+                    is_announced,
+                    "{document} fits {old} and not {new}, and all that is told is {changes:?}"
+                );
+            }
+        }
+    }
+    println!("{stopped} documents stopped fitting; {quiet} pairs were called harmless");
+    assert!(stopped > 2_000, "few documents stopped fitting: {stopped}");
+    assert!(quiet > 300, "few pairs were called harmless: {quiet}");
+    for keyword in [
+        "type",
+        "enum",
+        "required",
+        "minimum",
+        "minLength",
+        "anyOf",
+        "$ref",
+        "additionalProperties",
+    ] {
+        assert!(
+            keywords.contains(keyword),
+            "no change of {keyword}: {keywords:?}"
+        );
+    }
+}
