@@ -46,7 +46,7 @@ pub use entry::{PackageEntry, SchemaSlot};
 pub use error::Error;
 pub use json::{JsonError, JsonLimits};
 pub use lookup::{FoundSchema, MAX_BATCH, MAX_PAGE_SIZE, MAX_QUERY_BYTES};
-pub use options::{Options, Source};
+pub use options::{NpmSource, Options, Source, SourceKind};
 pub use package::{PackageDocument, RepositoryDocument, VersionDocument};
 pub use refresh::{Asker, MAX_ITEMS, MAX_REQUEST_ID_BYTES};
 pub use schema::{Compiled, SCHEMA_LIMITS, Schema};

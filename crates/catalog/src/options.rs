@@ -7,11 +7,25 @@ use steadfast_upstream::{NpmRegistry, PackageName, TarballLimits};
 
 use crate::{json::JsonLimits, validate::DOCUMENT_LIMITS};
 
-/// A registry and the packages that are taken from it.
+/// Where packages come from.
 #[derive(Debug, Clone)]
 pub struct Source {
     /// A name for people, unique among the sources.
     pub name: String,
+    /// What it is read from.
+    pub kind: SourceKind,
+}
+
+/// What a source is read from.
+#[derive(Debug, Clone)]
+pub enum SourceKind {
+    /// An npm registry.
+    Npm(NpmSource),
+}
+
+/// A registry and the packages that are taken from it.
+#[derive(Debug, Clone)]
+pub struct NpmSource {
     /// What to take. A package that two sources name is taken from the first.
     pub packages: Vec<PackageName>,
     /// From where.
@@ -72,11 +86,11 @@ impl Options {
     /// All configured packages with their sources, in the order of their names.
     #[must_use]
     pub(crate) fn packages(&self) -> Vec<(&PackageName, &Source)> {
-        let mut packages: Vec<(&PackageName, &Source)> = self
-            .sources
-            .iter()
-            .flat_map(|source| source.packages.iter().map(move |name| (name, source)))
-            .collect();
+        let mut packages: Vec<(&PackageName, &Source)> = Vec::new();
+        for source in &self.sources {
+            let SourceKind::Npm(npm) = &source.kind;
+            packages.extend(npm.packages.iter().map(|name| (name, source)));
+        }
         // Stable: of equal names the first source's comes first.
         packages.sort_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
         packages.dedup_by(|(later, _), (earlier, _)| later == earlier);

@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::{
     compiled::CompiledSchemas,
     error::Error,
-    options::{Options, Source},
+    options::{NpmSource, Options, Source, SourceKind},
     package::{PackageDocument, VersionDocument, content_hash},
     packument::{self, Current},
     plan::{self, Difference, Kinds, KnownSchema, StatedLabel},
@@ -66,13 +66,14 @@ impl Reader<'_> {
         name: &PackageName,
         source: &Source,
     ) -> Result<Findings, Error> {
+        let SourceKind::Npm(npm) = &source.kind;
         // Asked for at once, so that packages are begun in their order; kept until the last tarball is read, so that what has
         // begun is finished before more is begun.
         let (_permit, stored) = tokio::join!(self.permit(), self.stored(name));
         let stored = stored?;
         let mut findings = Findings::default();
         let current = if self.kinds.packages {
-            match self.packument(name, source, &stored).await {
+            match self.packument(name, source, npm, &stored).await {
                 Ok(current) => current,
                 Err(error) => {
                     findings.fail_package(name, &error);
@@ -100,7 +101,7 @@ impl Reader<'_> {
                 .iter()
                 .filter_map(|version| current.document.version(version))
                 .collect();
-            for (version, outcome) in self.tarballs(name, source, wanted).await {
+            for (version, outcome) in self.tarballs(name, npm, wanted).await {
                 self.take_schema(name, version, outcome, &mut findings, &mut write);
             }
             for schema in &write.schemas {
@@ -155,10 +156,11 @@ impl Reader<'_> {
         &self,
         name: &PackageName,
         source: &Source,
+        npm: &NpmSource,
         stored: &Stored,
     ) -> Result<Current, steadfast_upstream::Error> {
         let etag = stored.etag_of(source);
-        let answer = source.registry.packument(name, etag).await?;
+        let answer = npm.registry.packument(name, etag).await?;
         match (answer, stored.as_current()) {
             (PackumentAnswer::NotModified, Some(current)) => Ok(current),
             (PackumentAnswer::NotModified, None) => Err(steadfast_upstream::Error::Configuration {
@@ -190,7 +192,7 @@ impl Reader<'_> {
     async fn tarballs<'v>(
         &self,
         name: &PackageName,
-        source: &Source,
+        npm: &NpmSource,
         wanted: Vec<&'v VersionDocument>,
     ) -> Vec<Read<'v>> {
         let mut done = Vec::with_capacity(wanted.len());
@@ -208,7 +210,7 @@ impl Reader<'_> {
                     break;
                 };
                 under_way.extend(wanted.next().map(|(at, version)| async move {
-                    (at, self.tarball(name, source, version).await, extra)
+                    (at, self.tarball(name, npm, version).await, extra)
                 }));
             }
             let Some((at, read, extra)) = under_way.next().await else {
@@ -225,12 +227,12 @@ impl Reader<'_> {
     async fn tarball<'v>(
         &self,
         name: &PackageName,
-        source: &Source,
+        npm: &NpmSource,
         version: &'v VersionDocument,
     ) -> Read<'v> {
         let integrity = (!version.integrity.is_empty()).then_some(version.integrity.as_str());
         let limits = &self.options.tarball_limits;
-        let read = source
+        let read = npm
             .registry
             .read_tarball(name, &version.tarball, integrity, limits);
         (version, read.await)

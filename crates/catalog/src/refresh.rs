@@ -181,11 +181,10 @@ impl Asker {
     }
 
     fn is_configured(&self, name: &str) -> bool {
-        self.options
-            .sources
+        let packages = self.options.packages();
+        packages
             .iter()
-            .flat_map(|source| &source.packages)
-            .any(|configured| configured.as_str() == name)
+            .any(|(configured, _)| configured.as_str() == name)
     }
 }
 

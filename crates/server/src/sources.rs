@@ -1,12 +1,15 @@
 //! From the configured sources to what the catalogue reads.
 
-use steadfast_catalog::{JsonLimits, Options, Source};
+use steadfast_catalog::{JsonLimits, NpmSource, Options, Source, SourceKind};
 use steadfast_types::ReplicaId;
 use steadfast_upstream::{
     HttpClient, HttpOptions, NpmConfig, NpmRegistry, PackageName, Places, TarballLimits,
 };
 
-use crate::{config::Config, life::Error};
+use crate::{
+    config::{self, Config},
+    life::Error,
+};
 
 /// The catalogue's options. The registry of a source that names none is found in the npm configuration, which may take a run of
 /// `npm config get registry`; nothing is looked for if there is no source.
@@ -18,14 +21,15 @@ pub(crate) async fn catalog_options(
     let places = Places::from_process();
     let mut sources = Vec::new();
     for source in &config.catalog.sources {
-        let npm = NpmConfig::load(source.registry.as_deref(), &places).await?;
+        let config::SourceKind::Npm(configured) = &source.kind;
+        let npm = NpmConfig::load(configured.registry.as_deref(), &places).await?;
         tracing::info!(
             source = source.name,
-            packages = source.names.len(),
+            packages = configured.names.len(),
             registry_from = npm.found_in(),
             "configured"
         );
-        let packages = source.names.iter().map(|name| {
+        let packages = configured.names.iter().map(|name| {
             PackageName::parse(name).map_err(|error| Error::PackageName {
                 source_name: source.name.clone(),
                 name: name.clone(),
@@ -34,9 +38,11 @@ pub(crate) async fn catalog_options(
         });
         sources.push(Source {
             name: source.name.clone(),
-            packages: packages.collect::<Result<_, _>>()?,
-            registry: NpmRegistry::new(client.clone(), npm)
-                .with_packument_bytes_max(config.upstream.packument_max_bytes),
+            kind: SourceKind::Npm(NpmSource {
+                packages: packages.collect::<Result<_, _>>()?,
+                registry: NpmRegistry::new(client.clone(), npm)
+                    .with_packument_bytes_max(config.upstream.packument_max_bytes),
+            }),
         });
     }
     let catalog = &config.catalog;

@@ -7,7 +7,7 @@ use steadfast_api::registry::v1::{
     GetRefreshRequest, GetRefreshResponse, RefreshItem, RefreshOutcome, RefreshState,
     RefreshTrigger, StartRefreshRequest,
 };
-use steadfast_catalog::{Catalog, Options, Source};
+use steadfast_catalog::{Catalog, NpmSource, Options, Source, SourceKind};
 use steadfast_store::{Options as StoreOptions, Store, Wakeups};
 use steadfast_testkit::{NpmServer, PackageSpec, TestDatabase, VersionSpec};
 use steadfast_types::ReplicaId;
@@ -223,11 +223,13 @@ pub(crate) fn source(npm: &NpmServer, names: &[&str]) -> Source {
     let config = NpmConfig::for_registry(npm.url()).expect("an address");
     Source {
         name: "npm".into(),
-        packages: names
-            .iter()
-            .map(|name| PackageName::parse(name).expect(name))
-            .collect(),
-        registry: NpmRegistry::new(client, config),
+        kind: SourceKind::Npm(NpmSource {
+            packages: names
+                .iter()
+                .map(|name| PackageName::parse(name).expect(name))
+                .collect(),
+            registry: NpmRegistry::new(client, config),
+        }),
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use steadfast_server::config::{Config, ConfigErrors, LoadOptions};
+use steadfast_server::config::{Config, ConfigErrors, LoadOptions, SourceKind};
 
 use crate::{
     failure::{Exit, Failure},
@@ -130,7 +130,9 @@ fn valid_text(config: &Config) -> String {
         .catalog
         .sources
         .iter()
-        .map(|source| source.names.len())
+        .map(|source| match &source.kind {
+            SourceKind::Npm(npm) => npm.names.len(),
+        })
         .sum();
     let mut text = format!(
         "the configuration is valid ({origin}): {} with {}",

@@ -34,7 +34,7 @@ use layers::Layers;
 pub use print::init_file;
 use reader::Reader;
 pub use sections::{Database, Lease, Limits, LogFormat, Saga, Server, Telemetry, Upstream, Watch};
-pub use source::{Source, SourceKind};
+pub use source::{NpmSource, Source, SourceKind};
 pub use url::DatabaseUrl;
 
 /// The file that is read when none is named and it exists.

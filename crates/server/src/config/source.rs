@@ -18,19 +18,24 @@ use super::{
 pub struct Source {
     /// The operator's name for it, unique.
     pub name: String,
-    /// What it speaks.
+    /// What it is read from.
     pub kind: SourceKind,
+}
+
+/// What a source is read from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceKind {
+    /// An npm registry.
+    Npm(NpmSource),
+}
+
+/// A registry and the packages that are taken from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NpmSource {
     /// The registry's address; `None` to take it from the npm configuration.
     pub registry: Option<String>,
     /// The packages, by their exact names; no package is in two sources.
     pub names: Vec<String>,
-}
-
-/// What a source speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SourceKind {
-    /// The npm registry protocol.
-    Npm,
 }
 
 /// Keys of a block.
@@ -104,9 +109,7 @@ impl Sources<'_> {
         let names = self.read_names(&block, &name);
         Some(Source {
             name,
-            kind: SourceKind::Npm,
-            registry,
-            names,
+            kind: SourceKind::Npm(NpmSource { registry, names }),
         })
     }
 

@@ -105,7 +105,8 @@ fn the_initial_file_changes_nothing_and_its_example_is_valid() {
         .fold(String::new(), |text, line| text + line + "\n");
     let config = load(&uncommented, &[], &[]).expect("the example is valid");
     assert_eq!(config.catalog.sources.len(), 1);
-    assert_eq!(config.catalog.sources[0].names.len(), 2);
+    let SourceKind::Npm(npm) = &config.catalog.sources[0].kind;
+    assert_eq!(npm.names.len(), 2);
     assert_eq!(config.drift.comparators.len(), 1);
 }
 
@@ -157,9 +158,10 @@ fn sources_may_come_from_the_environment() {
         config.catalog.sources,
         [Source {
             name: "a".to_owned(),
-            kind: SourceKind::Npm,
-            registry: Some("http://127.0.0.1:1/".to_owned()),
-            names: vec!["b".to_owned()],
+            kind: SourceKind::Npm(NpmSource {
+                registry: Some("http://127.0.0.1:1/".to_owned()),
+                names: vec!["b".to_owned()],
+            }),
         }]
     );
 }
