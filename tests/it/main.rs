@@ -7,6 +7,7 @@ mod foreign;
 mod history;
 mod house;
 mod http;
+mod icons;
 mod nodes;
 mod npm;
 mod refresh;

@@ -53,6 +53,22 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// The package has no such icon.
+    #[error("{package} has no {what} icon")]
+    IconNotFound {
+        /// The package.
+        package: String,
+        /// Shape, and format if one was asked for.
+        what: String,
+    },
+    /// Whether the package has such an icon is not known yet; somebody is finding out.
+    #[error("the {shape} icon of {package} has not been fetched yet; ask again in a moment")]
+    IconNotFetched {
+        /// The package.
+        package: String,
+        /// What it looks like.
+        shape: &'static str,
+    },
     /// A package name or a specifier is malformed.
     #[error("{field}: {source}")]
     InvalidSpecifier {

@@ -1,4 +1,4 @@
-//! Packages and the configuration schemas they carry: from npm registries through the store into memory.
+//! Packages, the configuration schemas they carry and their icons: from npm registries through the store into memory.
 //!
 //! # How it is built
 //!
@@ -9,6 +9,8 @@
 //! changed with its change-log entry; unchanged packages move no revision; and one replica at a time does it, under a lease. Memory learns of it only from the log,
 //! here as on every other replica: the follower reads log page, head and rows in one database snapshot and swaps in a new
 //! [`Snapshot`]. [`Catalog`] answers from that: no lock, no database, no parsing, and answers encoded beforehand.
+//!
+//! Bytes of icons are apart from the snapshot, under their hash, and fetched for the fleet once if somebody asks before a refresh did.
 //!
 //! # What it is not
 //!
@@ -22,6 +24,10 @@ mod error;
 mod executor;
 mod field;
 mod follow;
+mod icon;
+mod icon_bytes;
+mod icon_fetch;
+mod icon_reading;
 mod json;
 mod load;
 mod lookup;
@@ -41,9 +47,10 @@ pub mod specifier;
 pub mod validate;
 mod values;
 
-pub use catalog::{BatchResolution, Catalog};
+pub use catalog::{BatchResolution, Catalog, IconFile};
 pub use entry::{PackageEntry, SchemaSlot};
 pub use error::Error;
+pub use icon::{IconEntry, IconManifest, IconSlot, Icons, PATH_HASH_LENGTH};
 pub use json::{JsonError, JsonLimits};
 pub use lookup::{FoundSchema, MAX_BATCH, MAX_PAGE_SIZE, MAX_QUERY_BYTES};
 pub use options::{NpmSource, Options, Source, SourceKind};

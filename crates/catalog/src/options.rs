@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use steadfast_types::ReplicaId;
-use steadfast_upstream::{NpmRegistry, PackageName, TarballLimits};
+use steadfast_upstream::{IconUpstream, NpmRegistry, PackageName, TarballLimits};
 
 use crate::{json::JsonLimits, validate::DOCUMENT_LIMITS};
 
@@ -30,6 +30,18 @@ pub struct NpmSource {
     pub packages: Vec<PackageName>,
     /// From where.
     pub registry: NpmRegistry,
+    /// Where their icons are, if anywhere.
+    pub icons: Option<IconUpstream>,
+}
+
+// === impl Source ===
+
+impl Source {
+    /// Where the icons of its packages are asked for, if anywhere.
+    pub(crate) const fn icons(&self) -> Option<&IconUpstream> {
+        let SourceKind::Npm(npm) = &self.kind;
+        npm.icons.as_ref()
+    }
 }
 
 /// Sources and limits.
@@ -59,6 +71,8 @@ pub struct Options {
     pub tarball_limits: TarballLimits,
     /// What is read of a document that is to be validated.
     pub document_limits: JsonLimits,
+    /// Bytes of icons that are kept in memory, at most; further ones are read from the database when they are asked for.
+    pub icon_memory_bytes: u64,
 }
 
 // === impl Options ===
@@ -80,6 +94,7 @@ impl Options {
             min_revision_wait: Duration::from_secs(2),
             tarball_limits: TarballLimits::default(),
             document_limits: DOCUMENT_LIMITS,
+            icon_memory_bytes: 128 << 20,
         }
     }
 

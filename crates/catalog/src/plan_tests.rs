@@ -7,6 +7,13 @@ use super::*;
 const PACKAGES: Kinds = Kinds {
     packages: true,
     schemas: false,
+    icons: false,
+};
+
+const ICONS: Kinds = Kinds {
+    packages: false,
+    schemas: false,
+    icons: true,
 };
 
 fn wish(kinds: Kinds, package: &str) -> Wish {
@@ -158,7 +165,7 @@ fn a_run_succeeds_only_if_all_was_read() {
         unchanged,
         failed,
     };
-    let state = |packages, schemas| verdict(Kinds::ALL, packages, schemas).state;
+    let state = |packages, schemas| verdict(Kinds::ALL, packages, schemas, Tally::default()).state;
     assert_eq!(
         state(tally(1, 1, 0), tally(0, 2, 0)),
         RefreshState::Succeeded
@@ -168,8 +175,15 @@ fn a_run_succeeds_only_if_all_was_read() {
     assert_eq!(state(tally(1, 1, 0), tally(0, 0, 0)), RefreshState::Partial);
     assert_eq!(state(tally(0, 0, 9), tally(0, 0, 0)), RefreshState::Failed);
     assert_eq!(state(tally(0, 0, 0), tally(0, 0, 0)), RefreshState::Failed);
-    let packages = verdict(PACKAGES, tally(0, 1, 0), Tally::default());
+    let packages = verdict(PACKAGES, tally(0, 1, 0), Tally::default(), Tally::default());
     assert_eq!(packages.state, RefreshState::Succeeded);
+    let with_icons = |icons| verdict(Kinds::ALL, tally(1, 0, 0), tally(1, 0, 0), icons).state;
+    assert_eq!(with_icons(tally(1, 1, 0)), RefreshState::Succeeded);
+    assert_eq!(with_icons(tally(0, 1, 1)), RefreshState::Partial);
+    let only = |icons| verdict(ICONS, Tally::default(), Tally::default(), icons).state;
+    assert_eq!(only(tally(0, 1, 0)), RefreshState::Succeeded);
+    assert_eq!(only(tally(0, 0, 1)), RefreshState::Failed);
+    assert_eq!(only(tally(0, 0, 0)), RefreshState::Failed);
 }
 
 proptest! {
@@ -182,10 +196,10 @@ proptest! {
             .iter()
             .enumerate()
             .map(|(index, (packages, schemas, package, begun))| {
-                run(&index.to_string(), wish(Kinds { packages: *packages, schemas: *schemas }, package), begun)
+                run(&index.to_string(), wish(Kinds { packages: *packages, schemas: *schemas, icons: false }, package), begun)
             })
             .collect();
-        let asked = wish(Kinds { packages, schemas }, &package);
+        let asked = wish(Kinds { packages, schemas, icons: false }, &package);
         if let Placement::Join(id) = place(&asked, &underway) {
             let joined = underway.iter().find(|run| run.id == id).expect("exists");
             prop_assert!(joined.wish.kinds.packages || !packages);

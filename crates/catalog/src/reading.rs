@@ -112,6 +112,10 @@ impl Reader<'_> {
             }
             write.gone = plan.gone;
         }
+        if self.kinds.icons {
+            self.read_icons(name, source, &mut findings, &mut write)
+                .await?;
+        }
         let before = stored.document.map(|document| document.label);
         let mut document = current.document;
         document.label = plan::label(

@@ -146,6 +146,7 @@ impl Asker {
                 Placement::Queue(wish) => RefreshPlacement::Queue(NewRefresh {
                     packages: wish.kinds.packages,
                     schemas: wish.kinds.schemas,
+                    icons: wish.kinds.icons,
                     package: wish.package,
                 }),
             }
@@ -158,7 +159,7 @@ impl Asker {
     fn wish(&self, request: &StartRefreshRequest) -> Result<Wish, Error> {
         let kinds = Kinds::from_proto(&request.kinds).ok_or_else(|| Error::InvalidArgument {
             field: "kinds",
-            message: "each is REFRESH_KIND_PACKAGES or REFRESH_KIND_SCHEMAS; none means all"
+            message: "each is REFRESH_KIND_PACKAGES, REFRESH_KIND_SCHEMAS or REFRESH_KIND_ICONS; none means all"
                 .to_owned(),
         })?;
         if self.options.sources.is_empty() {
@@ -217,6 +218,7 @@ pub(crate) fn wish_of(run: &RefreshRow) -> Wish {
         kinds: Kinds {
             packages: run.packages,
             schemas: run.schemas,
+            icons: run.icons,
         },
         package: run.package.clone(),
     }
@@ -277,6 +279,14 @@ fn to_proto(run: &RefreshRow) -> Refresh {
         unchanged: count(run.schemas_unchanged),
         failed: count(run.schemas_failed),
     });
+    let has_icons = run.icons_listed > 0 || !(run.packages || run.schemas);
+    let icons = (run.icons && has_icons).then(|| RefreshCounts {
+        kind: RefreshKind::Icons.into(),
+        listed: count(run.icons_listed),
+        changed: count(run.icons_changed),
+        unchanged: count(run.icons_unchanged),
+        failed: count(run.icons_failed),
+    });
     Refresh {
         id: run.id.clone(),
         state: state.into(),
@@ -287,7 +297,7 @@ fn to_proto(run: &RefreshRow) -> Refresh {
         create_time: Some(to_proto_time(Timestamp(run.create_us))),
         start_time: run.start().map(to_proto_time),
         end_time: run.end().map(to_proto_time),
-        counts: packages.into_iter().chain(schemas).collect(),
+        counts: packages.into_iter().chain(schemas).chain(icons).collect(),
         owner: run.owner.clone(),
         attempts: count(run.attempts),
         error: run.error.clone(),
@@ -297,6 +307,7 @@ fn to_proto(run: &RefreshRow) -> Refresh {
 fn item_to_proto(item: RefreshItemRow) -> RefreshItem {
     let kind = match item.kind.as_str() {
         "schemas" => RefreshKind::Schemas,
+        "icons" => RefreshKind::Icons,
         _ => RefreshKind::Packages,
     };
     let outcome = match item.outcome.as_str() {

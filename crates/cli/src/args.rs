@@ -6,11 +6,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     commands::{
-        completions::CompletionsArgs, config::ConfigCommand, drift::DriftCommand, init::InitArgs,
-        inventory::InventoryCommand, man::ManArgs, migrate::MigrateArgs, nodes::NodesCommand,
-        package::PackageCommand, policy::PolicyCommand, publish::PublishArgs, refresh::RefreshArgs,
-        resource::ResourceCommand, saga::SagaCommand, schedule::ScheduleCommand,
-        schema::SchemaCommand, serve::ServeArgs, watch::WatchArgs,
+        completions::CompletionsArgs, config::ConfigCommand, drift::DriftCommand,
+        icon::IconCommand, init::InitArgs, inventory::InventoryCommand, man::ManArgs,
+        migrate::MigrateArgs, nodes::NodesCommand, package::PackageCommand, policy::PolicyCommand,
+        publish::PublishArgs, refresh::RefreshArgs, resource::ResourceCommand, saga::SagaCommand,
+        schedule::ScheduleCommand, schema::SchemaCommand, serve::ServeArgs, watch::WatchArgs,
     },
     failure::Exit,
     version,
@@ -109,6 +109,9 @@ pub(crate) enum Command {
     /// Look schemas up, and validate documents
     #[command(subcommand)]
     Schema(SchemaCommand),
+    /// Save and list the icons of packages
+    #[command(subcommand)]
+    Icon(IconCommand),
     /// Bring the catalogue up to date with its sources, and follow how it goes
     ///
     /// Without a subcommand, it starts a refresh and follows it to its end. The refresh is the server's: it goes on if this
@@ -335,7 +338,14 @@ mod tests {
             ("steadfast refresh list --limit 5", true),
             ("steadfast refresh get 0190", true),
             ("steadfast refresh --package a list", false),
-            ("steadfast refresh --kind icons", false),
+            ("steadfast refresh --kind icons", true),
+            ("steadfast refresh --kind tarballs", false),
+            (
+                "steadfast icon get a --shape rectangle --format svg -f x",
+                true,
+            ),
+            ("steadfast icon get a --shape round", false),
+            ("steadfast icon list a --limit 5", true),
         ] {
             assert_eq!(parse(line).is_ok(), valid, "{line}");
         }

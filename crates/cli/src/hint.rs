@@ -51,6 +51,7 @@ fn of_reason(error: &CallError) -> Option<String> {
         "NO_SOURCE" => "name packages in a [[catalog.source]] of the configuration (`steadfast init` writes one) and restart the server".to_owned(),
         "SCHEMA_NOT_FOUND" => "`steadfast schema list` shows the packages that carry one".to_owned(),
         "SCHEMA_NOT_FETCHED" => "ask for a newer version; or raise catalog.schema_newest, restart the server and run `steadfast refresh`".to_owned(),
+        "ICON_NOT_FOUND" => "`steadfast icon list` shows those that there are; where a source's icons are is its icon_url".to_owned(),
         "REFRESH_NOT_FOUND" => "`steadfast refresh list` shows those that are kept".to_owned(),
         "SCHEDULE_NOT_FOUND" => "`steadfast schedule list` shows them".to_owned(),
         "DEFINITION_NOT_FOUND" => "`steadfast saga definitions` shows them, and `steadfast saga define FILE` stores one".to_owned(),

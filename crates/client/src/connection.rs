@@ -12,7 +12,7 @@ use steadfast_api::{
         resource_service_client::ResourceServiceClient,
     },
     registry::v1::{
-        refresh_service_client::RefreshServiceClient,
+        icon_service_client::IconServiceClient, refresh_service_client::RefreshServiceClient,
         registry_service_client::RegistryServiceClient,
     },
     saga::v1::saga_service_client::SagaServiceClient,
@@ -116,6 +116,12 @@ impl Connection {
     #[must_use]
     pub fn refreshes(&self) -> RefreshServiceClient<Unary> {
         RefreshServiceClient::new(self.unary()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// Icons.
+    #[must_use]
+    pub fn icons(&self) -> IconServiceClient<Unary> {
+        IconServiceClient::new(self.unary()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// Schemas and validation.

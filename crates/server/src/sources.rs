@@ -3,7 +3,8 @@
 use steadfast_catalog::{JsonLimits, NpmSource, Options, Source, SourceKind};
 use steadfast_types::ReplicaId;
 use steadfast_upstream::{
-    HttpClient, HttpOptions, NpmConfig, NpmRegistry, PackageName, Places, TarballLimits,
+    HttpClient, HttpOptions, IconUpstream, NpmConfig, NpmRegistry, PackageName, Places,
+    TarballLimits,
 };
 
 use crate::{
@@ -42,6 +43,9 @@ pub(crate) async fn catalog_options(
                 packages: packages.collect::<Result<_, _>>()?,
                 registry: NpmRegistry::new(client.clone(), npm)
                     .with_packument_bytes_max(config.upstream.packument_max_bytes),
+                icons: configured.icons.clone().map(|template| {
+                    IconUpstream::new(client.clone(), template, config.catalog.icon_max_bytes)
+                }),
             }),
         });
     }
@@ -53,6 +57,7 @@ pub(crate) async fn catalog_options(
         schemas_of_newest: catalog.schema_newest,
         refresh_history: u32::try_from(catalog.refresh_history).unwrap_or(u32::MAX),
         lease_duration: config.lease.duration,
+        icon_memory_bytes: catalog.icon_memory_bytes,
         min_revision_wait: config.limits.min_revision_wait,
         tarball_limits: TarballLimits {
             download_bytes_max: config.upstream.tarball_max_bytes,

@@ -12,6 +12,8 @@ mod error;
 pub mod fault;
 #[cfg(feature = "floors")]
 pub mod floor;
+mod icon;
+mod icon_fetch;
 mod lease;
 mod log;
 mod meta;
@@ -48,6 +50,8 @@ pub use drift::{
     RulesStanding, SnoozeWrite, SweepAsked, SweepFailure, SweepResource, SweepRow, SweepWrite,
 };
 pub use error::{Error, Outcome};
+pub use icon::{ICON_TOPIC, IconBlob, IconContent, IconRow, IconWrite, icon_key};
+pub use icon_fetch::IconClaim;
 pub use lease::Lease;
 pub use log::{Change, Entry, Head, Landed, Located, Op, Page, Read};
 pub use migrate::{MigrateReport, schema_version};
@@ -233,6 +237,8 @@ fn all_statements() -> Vec<&'static engine::Sql> {
     [
         compact::STATEMENTS,
         &drift::statements(),
+        icon::STATEMENTS,
+        icon_fetch::STATEMENTS,
         lease::STATEMENTS,
         log::STATEMENTS,
         meta::STATEMENTS,

@@ -39,6 +39,10 @@
 //!
 //! [`HttpListing`] reads what a provider runs from an address of the operator's own, a page at a time.
 //!
+//! # Icons
+//!
+//! [`IconUpstream`] asks for icons at addresses made from an operator's template, and believes of what comes only its bytes.
+//!
 //! # Steps of sagas
 //!
 //! [`HttpAction`] is apart from all this: its requests have effects, so that it never repeats one, and a definition says where they
@@ -55,6 +59,7 @@ mod action;
 mod address;
 mod error;
 mod http;
+mod icon;
 mod listing;
 mod npm;
 
@@ -62,6 +67,7 @@ pub use action::{HttpAction, HttpActionOptions, HttpCall, HttpOutcome};
 pub use address::ShownUrl;
 pub use error::Error;
 pub use http::{Answer, BodyEncoding, Credential, Get, HttpClient, HttpOptions, METRIC_NAMES};
+pub use icon::{IconAnswer, IconFormat, IconShape, IconTemplate, IconUpstream, InvalidTemplate};
 pub use listing::{HttpListing, ListedResource, ListingPages};
 pub use npm::{
     Algorithm, Integrity, InvalidIntegrity, InvalidName, NpmConfig, NpmRegistry, PackageName,

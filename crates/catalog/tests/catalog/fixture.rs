@@ -228,6 +228,7 @@ pub(crate) fn source(npm: &NpmServer, names: &[&str]) -> Source {
                 .iter()
                 .map(|name| PackageName::parse(name).expect(name))
                 .collect(),
+            icons: None,
             registry: NpmRegistry::new(client, config),
         }),
     }

@@ -66,6 +66,8 @@ enum Kind {
     Packages,
     /// Schemas and labels, from tarballs
     Schemas,
+    /// Icons, from where the sources say they are
+    Icons,
 }
 
 #[derive(Debug, Args)]
@@ -101,6 +103,7 @@ async fn start(
     let kinds = args.kinds.iter().map(|kind| match kind {
         Kind::Packages => RefreshKind::Packages.into(),
         Kind::Schemas => RefreshKind::Schemas.into(),
+        Kind::Icons => RefreshKind::Icons.into(),
     });
     let request = StartRefreshRequest {
         kinds: kinds.collect(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use steadfast_upstream::PackageName;
+use steadfast_upstream::{IconTemplate, PackageName};
 
 use super::{
     blocks::{Block, Blocks},
@@ -36,10 +36,19 @@ pub struct NpmSource {
     pub registry: Option<String>,
     /// The packages, by their exact names; no package is in two sources.
     pub names: Vec<String>,
+    /// Where their icons are, if anywhere.
+    pub icons: Option<IconTemplate>,
 }
 
 /// Keys of a block.
-pub(super) const KEYS: [&str; 4] = ["name", "type", "registry", "names"];
+pub(super) const KEYS: [&str; 6] = [
+    "name",
+    "type",
+    "registry",
+    "names",
+    "icon_url",
+    "short_prefix",
+];
 
 /// Keys that a later version will bring; people find them in its documentation.
 const LATER_KEYS: [(&str, &str); 4] = [
@@ -107,9 +116,15 @@ impl Sources<'_> {
         let name = self.read_name(&block, index);
         let registry = self.read_registry(&block);
         let names = self.read_names(&block, &name);
+        let icons = self.read_icons(&block);
+        let npm = NpmSource {
+            registry,
+            names,
+            icons,
+        };
         Some(Source {
             name,
-            kind: SourceKind::Npm(NpmSource { registry, names }),
+            kind: SourceKind::Npm(npm),
         })
     }
 
@@ -169,6 +184,49 @@ impl Sources<'_> {
                 .refuse(&path, Some(value.line), found(), allowed, remedy);
         }
         Some(url.clone())
+    }
+
+    fn read_icons(&mut self, block: &Block<'_>) -> Option<IconTemplate> {
+        let prefix = self.read_short_prefix(block);
+        let value = block.get("icon_url")?;
+        let path = format!("{}.icon_url", block.path);
+        let allowed = "an http or https address with gaps for names";
+        let remedy = "write for example icon_url = \"https://cdn.example/{short}/{shape}.{ext}\", or remove it";
+        let Value::Text(text) = &value.value else {
+            let found = value.value.kind().to_owned();
+            self.blocks
+                .refuse(&path, Some(value.line), found, allowed, remedy);
+            return None;
+        };
+        match IconTemplate::parse(text, &prefix) {
+            Ok(template) => Some(template),
+            Err(problem) => {
+                // What is refused may hold a password.
+                let found = format!("\"{}\"", redact(text));
+                let allowed = format!("{allowed}: {problem}");
+                self.blocks
+                    .refuse(&path, Some(value.line), found, &allowed, remedy);
+                None
+            }
+        }
+    }
+
+    fn read_short_prefix(&mut self, block: &Block<'_>) -> String {
+        let Some(value) = block.get("short_prefix") else {
+            return String::new();
+        };
+        if let Value::Text(text) = &value.value
+            && text.len() <= PackageName::LENGTH_MAX
+        {
+            return text.clone();
+        }
+        let path = format!("{}.short_prefix", block.path);
+        let found = value.value.kind().to_owned();
+        let remedy = "write for example short_prefix = \"language-\", or remove it";
+        let allowed = "the beginning of a package's name, without its scope";
+        self.blocks
+            .refuse(&path, Some(value.line), found, allowed, remedy);
+        String::new()
     }
 
     fn read_names(&mut self, block: &Block<'_>, source: &str) -> Vec<String> {

@@ -161,6 +161,7 @@ fn sources_may_come_from_the_environment() {
             kind: SourceKind::Npm(NpmSource {
                 registry: Some("http://127.0.0.1:1/".to_owned()),
                 names: vec!["b".to_owned()],
+                icons: None,
             }),
         }]
     );

@@ -3,6 +3,7 @@
 mod admin;
 mod drift;
 mod field;
+mod icon;
 mod layer;
 mod nodes;
 mod raw;
@@ -216,9 +217,12 @@ pub(crate) async fn serve(
             max_bytes,
         ))
         .add_service(route::SchemaRoute::new(
-            schema::SchemaEdge { catalog },
+            schema::SchemaEdge {
+                catalog: catalog.clone(),
+            },
             max_bytes,
         ))
+        .add_service(route::IconRoute::new(icon::IconEdge { catalog }, max_bytes))
         .add_service(route::WatchRoute::new(watch, max_bytes))
         .add_service(NodeServiceServer::new(nodes).max_decoding_message_size(max_bytes))
         .add_service(RefreshServiceServer::new(refresh).max_decoding_message_size(max_bytes))

@@ -1,6 +1,8 @@
 //! What a refresh did, in tables.
 
-use steadfast_client::api::registry::v1::{Refresh, RefreshItem, RefreshOutcome, RefreshState};
+use steadfast_client::api::registry::v1::{
+    Refresh, RefreshItem, RefreshKind, RefreshOutcome, RefreshState,
+};
 
 use crate::{json, moment, table};
 
@@ -40,9 +42,11 @@ pub(super) fn text(refresh: &Refresh, items: &[RefreshItem]) -> String {
     parts.join("\n\n")
 }
 
-/// `PACKAGE`, or `PACKAGE@VERSION` for a schema.
+/// `PACKAGE`, or `PACKAGE@VERSION` for a schema, or `PACKAGE/SHAPE.FORMAT` for an icon.
 pub(super) fn name(item: &RefreshItem) -> String {
-    if item.version.is_empty() {
+    if item.kind() == RefreshKind::Icons {
+        table::clean(&format!("{}/{}", item.package, item.version))
+    } else if item.version.is_empty() {
         table::clean(&item.package)
     } else {
         table::clean(&format!("{}@{}", item.package, item.version))
@@ -113,7 +117,7 @@ pub(super) fn list_text(refreshes: &[Refresh]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use steadfast_client::api::registry::v1::{RefreshCounts, RefreshKind};
+    use steadfast_client::api::registry::v1::RefreshCounts;
 
     use super::*;
 

@@ -34,6 +34,14 @@ pub(crate) fn of_catalog(error: &catalog::Error) -> Problem {
         } => Problem::new(Code::FailedPrecondition, "SCHEMA_UNUSABLE", message)
             .with("package", package)
             .with("version", version),
+        E::IconNotFound { package, .. } => {
+            not_found("ICON_NOT_FOUND", message).with("package", package)
+        }
+        E::IconNotFetched { package, .. } => {
+            Problem::new(Code::Unavailable, "ICON_NOT_FETCHED", message)
+                .with("package", package)
+                .retry(RETRY)
+        }
         E::InvalidSpecifier { field, source } => {
             Problem::new(Code::InvalidArgument, "INVALID_SPECIFIER", message)
                 .with("position", source.position)
