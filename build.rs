@@ -7,6 +7,7 @@ const FILES: &[&str] = &[
     "steadfast/registry/v1/registry.proto",
     "steadfast/registry/v1/refresh.proto",
     "steadfast/registry/v1/icon.proto",
+    "steadfast/registry/v1/bundle.proto",
     "steadfast/schema/v1/schema.proto",
     "steadfast/watch/v1/watch.proto",
     "steadfast/watch/v1/nodes.proto",

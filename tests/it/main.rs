@@ -1,5 +1,6 @@
 //! Integration tests against the real binary; the tree mirrors the API.
 
+mod bundle;
 mod cli;
 mod drift;
 mod faults;

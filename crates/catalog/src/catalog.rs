@@ -15,7 +15,7 @@ use steadfast_api::{
     },
 };
 use steadfast_store::{Located, Store, Wakeups};
-use steadfast_types::Cursor;
+use steadfast_types::{Cursor, ReplicaId};
 use steadfast_upstream::{IconFormat, IconShape};
 use steadfast_watch::Hub;
 use tokio::{
@@ -175,6 +175,18 @@ impl Catalog {
     #[must_use]
     pub fn has_source(&self) -> bool {
         !self.inner.options.sources.is_empty()
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    pub(crate) fn wakeups(&self) -> &Wakeups {
+        &self.inner.fetcher.wakeups
+    }
+
+    pub(crate) fn replica(&self) -> ReplicaId {
+        self.inner.options.replica
     }
 
     /// Asks for refreshes and tells what became of them.

@@ -2,7 +2,7 @@
 
 use steadfast_types::Revision;
 
-use crate::{json::JsonError, specifier::InvalidSpecifier};
+use crate::{bundle::BundleError, json::JsonError, specifier::InvalidSpecifier};
 
 /// Why there is no answer. `Display` is for people and safe to show; nothing of a checked document is in it.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +106,12 @@ pub enum Error {
         /// What was asked for.
         id: String,
     },
+    /// A bundle is refused, or cannot be handled.
+    #[error("the bundle is refused: {0}")]
+    Bundle(#[source] BundleError),
+    /// Somebody else is writing the catalogue.
+    #[error("a refresh or another import is running; try again when it has ended")]
+    CatalogBusy,
     /// The request id was used with other arguments.
     #[error("request_id was used before with other arguments")]
     RequestIdReused,

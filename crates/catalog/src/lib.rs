@@ -17,6 +17,8 @@
 //! It speaks no gRPC: it uses the contract's messages, and [`Error`] says what a caller can do about a failure; the server maps it
 //! to codes. It opens no connection to a registry: `upstream` does, with its manners.
 
+mod bundle;
+mod bundle_flow;
 mod catalog;
 mod compiled;
 mod entry;
@@ -47,6 +49,8 @@ pub mod specifier;
 pub mod validate;
 mod values;
 
+pub use bundle::{BUNDLE_FORMAT, BundleError, BundleHeader};
+pub use bundle_flow::{BundleFile, BundleSpool, CHUNK_BYTES, VerifiedBundle};
 pub use catalog::{BatchResolution, Catalog, IconFile};
 pub use entry::{PackageEntry, SchemaSlot};
 pub use error::Error;

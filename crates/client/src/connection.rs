@@ -12,7 +12,8 @@ use steadfast_api::{
         resource_service_client::ResourceServiceClient,
     },
     registry::v1::{
-        icon_service_client::IconServiceClient, refresh_service_client::RefreshServiceClient,
+        bundle_service_client::BundleServiceClient, icon_service_client::IconServiceClient,
+        refresh_service_client::RefreshServiceClient,
         registry_service_client::RegistryServiceClient,
     },
     saga::v1::saga_service_client::SagaServiceClient,
@@ -201,6 +202,11 @@ impl Connection {
     /// `WatchSaga` without a deadline.
     pub(crate) fn saga_streams(&self) -> SagaServiceClient<Channel> {
         SagaServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// `ExportCatalog` and `ImportCatalog` without a deadline.
+    pub(crate) fn bundle_streams(&self) -> BundleServiceClient<Channel> {
+        BundleServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     fn unary(&self) -> Unary {

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::{
     Error, Landed, Store,
-    engine::statements,
+    engine::{Tx, statements},
     icon::{IconWrite, write_icons},
     lease::micros,
     log,
@@ -136,4 +136,10 @@ impl Store {
         failed.bind(micros(pause)).execute().await?;
         Ok(())
     }
+}
+
+/// Forgets the fetches of a package that goes.
+pub(crate) async fn forget_fetches(tx: &mut Tx, package: &str) -> Result<(), Error> {
+    tx.statement(&FORGET).bind(package).execute().await?;
+    Ok(())
 }

@@ -5,6 +5,7 @@
 //! one transaction (`log`); hot writes share commits (`pipeline`); work that several replicas could do is covered by a lease
 //! whose fence is checked inside the writing transaction (`lease`).
 
+mod bundle;
 mod compact;
 mod drift;
 mod engine;
@@ -39,6 +40,9 @@ mod wake;
 
 use std::{fs::File, sync::Arc, time::Duration};
 
+pub use bundle::{
+    BundleCounts, BundlePackage, CatalogExport, CatalogImport, Imported, ImportedParts,
+};
 pub use compact::Retention;
 pub use drift::{
     AcceptScene, AcceptWrite, Accepted, Applied, AppliedPage, Compared, DRIFT_TOPIC, DriftClose,
@@ -235,6 +239,7 @@ impl std::fmt::Debug for Store {
 #[cfg(any(test, feature = "faults"))]
 fn all_statements() -> Vec<&'static engine::Sql> {
     [
+        bundle::STATEMENTS,
         compact::STATEMENTS,
         &drift::statements(),
         icon::STATEMENTS,

@@ -291,7 +291,7 @@ fn touched_package(change: crate::Change) -> Option<String> {
     }
 }
 
-async fn checked_in(tx: &mut Tx) -> Result<BTreeMap<String, Timestamp>, Error> {
+pub(crate) async fn checked_in(tx: &mut Tx) -> Result<BTreeMap<String, Timestamp>, Error> {
     let rows: Vec<CheckedRow> = tx.statement(&CHECKED).all().await?;
     Ok(rows.into_iter().map(Into::into).collect())
 }

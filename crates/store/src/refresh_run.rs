@@ -407,7 +407,7 @@ async fn is_recorded(tx: &mut Tx, run_id: &str, brought: &[Refreshed]) -> Result
 }
 
 /// Writes a package's rows and returns what to announce.
-async fn apply(tx: &mut Tx, write: &PackageWrite) -> Result<Vec<Change>, Error> {
+pub(crate) async fn apply(tx: &mut Tx, write: &PackageWrite) -> Result<Vec<Change>, Error> {
     let mut changes = Vec::new();
     match (&write.package, &write.etag) {
         (Some(row), _) => {

@@ -1,5 +1,6 @@
 //! One file per command: its arguments, what it asks, and how the answer looks.
 
+pub(crate) mod bundle;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod document;
@@ -68,6 +69,8 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Schema(command) => schema::run(command, &session).await,
         Command::Icon(command) => icon::run(command, &session).await,
         Command::Refresh(args) => refresh::run(args, &session).await,
+        Command::Export(args) => bundle::export(args, &session).await,
+        Command::Import(args) => bundle::import(args, &session).await,
         Command::Watch(args) => watch::run(args, &session).await,
         Command::Publish(args) => publish::run(args, &session).await,
         Command::Saga(command) => saga::run(command, &session).await,
