@@ -6,6 +6,8 @@ const FILES: &[&str] = &[
     "steadfast/common/v1/common.proto",
     "steadfast/registry/v1/registry.proto",
     "steadfast/registry/v1/refresh.proto",
+    "steadfast/registry/v1/icon.proto",
+    "steadfast/registry/v1/bundle.proto",
     "steadfast/schema/v1/schema.proto",
     "steadfast/watch/v1/watch.proto",
     "steadfast/watch/v1/nodes.proto",
@@ -32,6 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .build_transport(false)
         .bytes(".steadfast.watch.v1")
+        .bytes(".steadfast.registry.v1")
         .client_mod_attribute(".", "#[cfg(feature = \"client\")]")
         .server_mod_attribute(".", "#[cfg(feature = \"server\")]")
         .compile_fds(compiler.file_descriptor_set())?;

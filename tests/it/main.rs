@@ -1,5 +1,6 @@
 //! Integration tests against the real binary; the tree mirrors the API.
 
+mod bundle;
 mod cli;
 mod drift;
 mod faults;
@@ -7,6 +8,7 @@ mod foreign;
 mod history;
 mod house;
 mod http;
+mod icons;
 mod local;
 mod nodes;
 mod npm;

@@ -3,15 +3,20 @@
 use std::sync::{Arc, Mutex};
 
 use arc_swap::{ArcSwap, Guard};
+use bytes::Bytes;
 use steadfast_api::{
     common::v1::{Cursor as CursorMessage, ReadState},
-    registry::v1::{ListPackagesRequest, ListPackagesResponse, RefreshTrigger, Resolution},
+    registry::v1::{
+        GetIconRequest, ListIconsRequest, ListIconsResponse, ListPackagesRequest,
+        ListPackagesResponse, RefreshTrigger, Resolution,
+    },
     schema::v1::{
         ListSchemasRequest, ListSchemasResponse, ValidateDocumentRequest, ValidateDocumentResponse,
     },
 };
 use steadfast_store::{Located, Store, Wakeups};
-use steadfast_types::Cursor;
+use steadfast_types::{Cursor, ReplicaId};
+use steadfast_upstream::{IconFormat, IconShape};
 use steadfast_watch::Hub;
 use tokio::{
     sync::{Notify, watch},
@@ -24,6 +29,9 @@ use crate::{
     error::Error,
     executor::Executor,
     follow::{Follower, Memory},
+    icon::{IconEntry, IconSlot, format_from_proto, shape_from_proto},
+    icon_bytes::IconBytes,
+    icon_fetch::IconFetcher,
     local::Local,
     lookup::MAX_BATCH,
     options::Options,
@@ -32,6 +40,9 @@ use crate::{
     snapshot::{EncodedAnswer, Snapshot, cursor_from_proto},
     validate,
 };
+
+/// How often a lookup looks for the bytes of an icon that changes under its eyes.
+const ICON_LOOKS: usize = 3;
 
 /// How long a lookup that is ahead of memory waits before it asks the database whether its cursor exists at all.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -50,6 +61,19 @@ struct Inner {
     wakeups: Wakeups,
     asker: Asker,
     progress: RefreshProgress,
+    icons: IconBytes,
+    fetcher: Arc<IconFetcher>,
+}
+
+/// An icon with its bytes, and what it was read from.
+#[derive(Debug)]
+pub struct IconFile {
+    /// What it is.
+    pub icon: Arc<IconEntry>,
+    /// The file; `None` for a caller who said that they have it.
+    pub bytes: Option<Bytes>,
+    /// Encoded, as the last field of an answer.
+    read_state: Bytes,
 }
 
 /// Resolutions of a batch, in the order of the specifiers, all from one state.
@@ -78,7 +102,8 @@ impl Catalog {
         tasks: &TaskTracker,
     ) -> Result<Self, Error> {
         let compiled = CompiledSchemas::default();
-        let snapshot = Follower::load(&store, &compiled).await?;
+        let icons = IconBytes::new(store.clone(), options.icon_memory_bytes);
+        let snapshot = Follower::load(&store, &compiled, &icons).await?;
         let applied = watch::Sender::new(snapshot.stamp.cursor);
         let memory = Arc::new(Memory {
             snapshot: ArcSwap::from_pointee(snapshot),
@@ -90,6 +115,7 @@ impl Catalog {
             store: store.clone(),
             hub: hub.clone(),
             compiled: compiled.clone(),
+            icons: icons.clone(),
             memory: Arc::clone(&memory),
             checked_poll_interval: options.checked_poll_interval,
         };
@@ -119,6 +145,13 @@ impl Catalog {
             tasks: tasks.clone(),
             watched: Mutex::default(),
         };
+        let fetcher = IconFetcher::new(
+            store.clone(),
+            wakeups.clone(),
+            Arc::clone(&options),
+            stop.clone(),
+            tasks.clone(),
+        );
         if !options.sources.is_empty() {
             // Local sources are read without being asked.
             if options.refresh_on_empty && options.has_registry() {
@@ -145,6 +178,8 @@ impl Catalog {
                 wakeups: wakeups.clone(),
                 asker,
                 progress,
+                icons,
+                fetcher,
             }),
         })
     }
@@ -165,6 +200,14 @@ impl Catalog {
     #[must_use]
     pub fn has_source(&self) -> bool {
         !self.inner.options.sources.is_empty()
+    }
+
+    pub(crate) fn wakeups(&self) -> &Wakeups {
+        &self.inner.fetcher.wakeups
+    }
+
+    pub(crate) fn replica(&self) -> ReplicaId {
+        self.inner.options.replica
     }
 
     /// Asks for refreshes and tells what became of them.
@@ -257,6 +300,99 @@ impl Catalog {
     /// As [`Snapshot::list_schemas`].
     pub fn list_schemas(&self, request: &ListSchemasRequest) -> Result<ListSchemasResponse, Error> {
         self.snapshot().list_schemas(request)
+    }
+
+    /// `GetIcon`, but for waiting. If nobody has asked for it, the fleet does so once, and this does not wait for that.
+    ///
+    /// # Errors
+    /// As [`Catalog::icon`]; [`Error::InvalidArgument`].
+    pub async fn lookup_icon(&self, request: &GetIconRequest) -> Result<EncodedAnswer, Error> {
+        let invalid = |field, allowed: &str| Error::InvalidArgument {
+            field,
+            message: allowed.to_owned(),
+        };
+        let shape = shape_from_proto(request.shape).ok_or_else(|| {
+            invalid(
+                "shape",
+                "ICON_SHAPE_SQUARE or ICON_SHAPE_RECTANGLE; unspecified means square",
+            )
+        })?;
+        let format = format_from_proto(request.format).ok_or_else(|| {
+            invalid(
+                "format",
+                "ICON_FORMAT_PNG or ICON_FORMAT_SVG; unspecified means whichever there is",
+            )
+        })?;
+        let has = |icon: &IconEntry| {
+            !request.if_none_match.is_empty() && request.if_none_match == icon.hash
+        };
+        let file = self.icon(&request.package, shape, format, has).await?;
+        let (body, detail) = match file.bytes {
+            Some(bytes) => (file.icon.head(), bytes),
+            None => (file.icon.not_modified(), Bytes::new()),
+        };
+        Ok(EncodedAnswer {
+            body,
+            detail,
+            read_state: file.read_state,
+        })
+    }
+
+    /// An icon with its bytes, unless the caller has them. From memory, but for bytes that do not fit there.
+    ///
+    /// # Errors
+    /// [`Error::InvalidSpecifier`], [`Error::PackageNotFound`], [`Error::IconNotFound`]; [`Error::IconNotFetched`] if nobody has
+    /// asked for it, which is then done; [`Error::Store`] if its bytes are not in memory and the database does not answer.
+    pub async fn icon(
+        &self,
+        package: &str,
+        shape: IconShape,
+        format: Option<IconFormat>,
+        has: impl Fn(&IconEntry) -> bool,
+    ) -> Result<IconFile, Error> {
+        // A moment later the snapshot may name other bytes, and these be gone.
+        for _ in 0..ICON_LOOKS {
+            let (icon, read_state) = {
+                let snapshot = self.snapshot();
+                let (slot, source) = snapshot.icon(package, shape, format)?;
+                match slot {
+                    IconSlot::Some(icon) => (icon, snapshot.stamp.read_state_of(source)),
+                    IconSlot::Unknown if self.inner.fetcher.want(package, source, shape) => break,
+                    IconSlot::Unknown | IconSlot::None => {
+                        let format = format.map_or_else(String::new, |format| format!(" {format}"));
+                        return Err(Error::IconNotFound {
+                            package: package.to_owned(),
+                            what: format!("{}{format}", shape.as_str()),
+                        });
+                    }
+                }
+            };
+            let bytes = if has(&icon) {
+                None
+            } else {
+                match self.inner.icons.get(&icon.hash).await? {
+                    Some(bytes) => Some(bytes),
+                    None => continue,
+                }
+            };
+            return Ok(IconFile {
+                icon,
+                bytes,
+                read_state,
+            });
+        }
+        Err(Error::IconNotFetched {
+            package: package.to_owned(),
+            shape: shape.as_str(),
+        })
+    }
+
+    /// `ListIcons`, from memory.
+    ///
+    /// # Errors
+    /// As [`Snapshot::list_icons`].
+    pub fn list_icons(&self, request: &ListIconsRequest) -> Result<ListIconsResponse, Error> {
+        self.snapshot().list_icons(request)
     }
 
     /// `BatchResolvePackages`, from memory.

@@ -404,7 +404,12 @@ fn documents() -> impl Strategy<Value = Value> {
 }
 
 /// Changes one place of a schema: a keyword of it, or of one inside it, is taken from another one, or taken away.
-fn edited(schema: &Value, other: &Value, choice: &mut dyn FnMut(usize) -> usize) -> Value {
+fn edited(
+    schema: &Value,
+    other: &Value,
+    pool: &[Value],
+    choice: &mut dyn FnMut(usize) -> usize,
+) -> Value {
     let Value::Object(object) = schema else {
         return other.clone();
     };
@@ -413,11 +418,11 @@ fn edited(schema: &Value, other: &Value, choice: &mut dyn FnMut(usize) -> usize)
         .iter()
         .filter_map(|keyword| Some((*keyword, object.get(*keyword)?.as_object()?.clone())))
         .find(|(_, map)| !map.is_empty());
-    match (choice(4), inside) {
+    match (choice(6), inside) {
         (0 | 1, Some((keyword, mut map))) => {
             let index = choice(map.len());
             if let Some((_, inner)) = map.iter_mut().nth(index) {
-                *inner = edited(inner, other, choice);
+                *inner = edited(inner, other, pool, choice);
             }
             object.insert(keyword.to_owned(), Value::Object(map));
         }
@@ -425,6 +430,16 @@ fn edited(schema: &Value, other: &Value, choice: &mut dyn FnMut(usize) -> usize)
             let index = choice(object.len());
             let keyword = object.keys().nth(index).cloned().unwrap_or_default();
             object.remove(&keyword);
+        }
+        (3 | 4, _) => {
+            // The same keyword, with another value.
+            let start = choice(pool.len());
+            let mut others = pool[start..].iter().filter_map(Value::as_object).flatten();
+            if let Some((keyword, value)) = others
+                .find(|(keyword, value)| object.get(*keyword).is_some_and(|held| held != *value))
+            {
+                object.insert(keyword.clone(), value.clone());
+            }
         }
         _ => {
             if let Value::Object(other) = other {
@@ -470,14 +485,15 @@ fn rule_13_whatever_stops_fitting_is_announced_by_a_grave_change() {
             .wrapping_add(1);
         usize::try_from(state >> 33).unwrap_or_default() % among.max(1)
     };
+    let pool: Vec<Value> = (0..400).map(|_| draw(&plain)).collect();
     let (mut stopped, mut quiet) = (0usize, 0usize);
     let mut keywords = BTreeSet::new();
     for _ in 0..CASES {
         let (old, other, definition) = (draw(&schemas), draw(&schemas), draw(&plain));
         let new = match choice(4) {
             0 => other.clone(),
-            1 => edited(&old, &draw(&plain), &mut choice),
-            _ => edited(&old, &other, &mut choice),
+            1 => edited(&old, &draw(&plain), &pool, &mut choice),
+            _ => edited(&old, &other, &pool, &mut choice),
         };
         let second = if choice(3) == 0 {
             draw(&plain)

@@ -8,6 +8,7 @@ use prost::Message;
 use steadfast_api::registry::v1::{GetPackageResponse, PackageSummary};
 
 use crate::{
+    icon::Icons,
     package::{PackageDocument, VersionDocument},
     range::place,
     resolve::Versions,
@@ -34,6 +35,8 @@ pub struct PackageEntry {
     pub summary: PackageSummary,
     /// By version; a version that is not here has not been read.
     pub schemas: BTreeMap<String, SchemaSlot>,
+    /// What its source has of icons.
+    pub icons: Icons,
     /// Parallel to `document.versions`.
     parsed: Vec<Version>,
     /// Parallel to `document.versions`: each version's message.
@@ -90,6 +93,7 @@ impl PackageEntry {
             etag,
             summary,
             schemas,
+            icons: Icons::default(),
             parsed,
             versions: document
                 .versions
@@ -107,6 +111,12 @@ impl PackageEntry {
             .map(|version| version.version.clone())
             .unwrap_or_default();
         entry
+    }
+
+    /// The same with icons.
+    #[must_use]
+    pub fn with_icons(self, icons: Icons) -> Self {
+        Self { icons, ..self }
     }
 
     /// The package's name.

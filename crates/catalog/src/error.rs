@@ -2,7 +2,7 @@
 
 use steadfast_types::Revision;
 
-use crate::{json::JsonError, specifier::InvalidSpecifier};
+use crate::{bundle::BundleError, json::JsonError, specifier::InvalidSpecifier};
 
 /// Why there is no answer. `Display` is for people and safe to show; nothing of a checked document is in it.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +52,22 @@ pub enum Error {
         version: String,
         /// What is wrong with it.
         reason: String,
+    },
+    /// The package has no such icon.
+    #[error("{package} has no {what} icon")]
+    IconNotFound {
+        /// The package.
+        package: String,
+        /// Shape, and format if one was asked for.
+        what: String,
+    },
+    /// Whether the package has such an icon is not known yet; somebody is finding out.
+    #[error("the {shape} icon of {package} has not been fetched yet; ask again in a moment")]
+    IconNotFetched {
+        /// The package.
+        package: String,
+        /// What it looks like.
+        shape: &'static str,
     },
     /// A package name or a specifier is malformed.
     #[error("{field}: {source}")]
@@ -130,6 +146,12 @@ pub enum Error {
         /// The refresh.
         id: String,
     },
+    /// A bundle is refused, or cannot be handled.
+    #[error("the bundle is refused: {0}")]
+    Bundle(#[source] BundleError),
+    /// Somebody else is writing the catalogue.
+    #[error("a refresh or another import is running; try again when it has ended")]
+    CatalogBusy,
     /// The request id was used with other arguments.
     #[error("request_id was used before with other arguments")]
     RequestIdReused,

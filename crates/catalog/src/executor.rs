@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The lease that covers refreshing.
-const LEASE: &str = "refresh";
+pub(crate) const LEASE: &str = "refresh";
 
 /// Looks for refreshes and carries them out.
 pub(crate) struct Executor {

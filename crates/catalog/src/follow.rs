@@ -12,7 +12,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use steadfast_store::{Followed, PACKAGE_TOPIC, SCHEMA_TOPIC, Store};
+use steadfast_store::{Followed, ICON_TOPIC, PACKAGE_TOPIC, SCHEMA_TOPIC, Store};
 use steadfast_types::{Backoff, Cursor};
 use steadfast_watch::{
     End, Event, Filters, Hub, OnLost, Pace, Start, SubscribeOptions, Subscription,
@@ -22,6 +22,7 @@ use tokio::sync::{Notify, watch};
 use crate::{
     compiled::CompiledSchemas,
     error::Error,
+    icon_bytes::IconBytes,
     load, metric,
     snapshot::{CheckedTimes, Snapshot},
 };
@@ -41,6 +42,7 @@ pub(crate) struct Follower {
     pub(crate) store: Store,
     pub(crate) hub: Hub,
     pub(crate) compiled: CompiledSchemas,
+    pub(crate) icons: IconBytes,
     pub(crate) memory: Arc<Memory>,
     pub(crate) checked_poll_interval: Duration,
 }
@@ -64,8 +66,10 @@ impl Follower {
     pub(crate) async fn load(
         store: &Store,
         compiled: &CompiledSchemas,
+        icons: &IconBytes,
     ) -> Result<Snapshot, steadfast_store::Error> {
         let mut rows = store.load_catalog().await?;
+        icons.load(&rows.icons).await?;
         let (cursor, checked) = (rows.cursor, std::mem::take(&mut rows.checked));
         let compiled = compiled.clone();
         let content = tokio::task::spawn_blocking(move || load::content(rows, &compiled))
@@ -76,7 +80,7 @@ impl Follower {
 
     /// Opens a subscription after what memory reflects.
     pub(crate) async fn subscribe(&self) -> Result<Subscription, steadfast_watch::Error> {
-        let filters = Filters::parse([(PACKAGE_TOPIC, ""), (SCHEMA_TOPIC, "")])?;
+        let filters = Filters::parse([(PACKAGE_TOPIC, ""), (SCHEMA_TOPIC, ""), (ICON_TOPIC, "")])?;
         let options = SubscribeOptions {
             filters,
             start: Start::After(self.cursor()),
@@ -137,7 +141,7 @@ impl Follower {
         let mut waits = Backoff::RECONNECT.waits();
         loop {
             let outcome = if reload {
-                Self::load(&self.store, &self.compiled)
+                Self::load(&self.store, &self.compiled, &self.icons)
                     .await
                     .map(|snapshot| {
                         self.memory.replace(snapshot);
@@ -179,6 +183,8 @@ impl Follower {
             return Ok(false);
         };
         let (cursor, checked) = (rows.cursor, std::mem::take(&mut rows.checked));
+        // Before anybody is told of them, so that nobody waits.
+        self.icons.load(&rows.icons).await?;
         let compiled = self.compiled.clone();
         let mut read = tokio::task::spawn_blocking(move || load::entries(rows, &compiled))
             .await

@@ -1,4 +1,4 @@
-//! Packages and the configuration schemas they carry: from npm registries through the store into memory.
+//! Packages, the configuration schemas they carry and their icons: from npm registries through the store into memory.
 //!
 //! # How it is built
 //!
@@ -10,11 +10,15 @@
 //! here as on every other replica: the follower reads log page, head and rows in one database snapshot and swaps in a new
 //! [`Snapshot`]. [`Catalog`] answers from that: no lock, no database, no parsing, and answers encoded beforehand.
 //!
+//! Bytes of icons are apart from the snapshot, under their hash, and fetched for the fleet once if somebody asks before a refresh did.
+//!
 //! # What it is not
 //!
 //! It speaks no gRPC: it uses the contract's messages, and [`Error`] says what a caller can do about a failure; the server maps it
 //! to codes. It opens no connection to a registry: `upstream` does, with its manners.
 
+mod bundle;
+mod bundle_flow;
 mod catalog;
 mod compiled;
 pub mod describe;
@@ -24,6 +28,10 @@ mod error;
 mod executor;
 mod field;
 mod follow;
+mod icon;
+mod icon_bytes;
+mod icon_fetch;
+mod icon_reading;
 mod json;
 mod listing;
 mod load;
@@ -50,9 +58,12 @@ pub mod specifier;
 pub mod validate;
 mod values;
 
-pub use catalog::{BatchResolution, Catalog};
+pub use bundle::{BUNDLE_FORMAT, BundleError, BundleHeader};
+pub use bundle_flow::{BundleFile, BundleSpool, CHUNK_BYTES, VerifiedBundle};
+pub use catalog::{BatchResolution, Catalog, IconFile};
 pub use entry::{PackageEntry, SchemaSlot};
 pub use error::Error;
+pub use icon::{IconEntry, IconManifest, IconSlot, Icons, PATH_HASH_LENGTH};
 pub use json::{JsonError, JsonLimits};
 pub use lookup::{FoundSchema, MAX_BATCH, MAX_PAGE_SIZE, MAX_QUERY_BYTES};
 pub use options::{LocalSource, NpmSource, Options, Source, SourceKind};

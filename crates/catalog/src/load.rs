@@ -5,11 +5,12 @@ use std::{
     sync::Arc,
 };
 
-use steadfast_store::{CatalogRows, PackageRow, SchemaBlob, SchemaRow};
+use steadfast_store::{CatalogRows, IconRow, PackageRow, SchemaBlob, SchemaRow};
 
 use crate::{
     compiled::CompiledSchemas,
     entry::{PackageEntry, SchemaSlot},
+    icon::Icons,
     package::PackageDocument,
     snapshot::Content,
 };
@@ -28,11 +29,16 @@ pub(crate) fn entries(
             of_package.insert(row.version.clone(), slot);
         }
     }
+    let mut icons: HashMap<&str, Vec<&IconRow>> = HashMap::new();
+    for row in &rows.icons {
+        icons.entry(&row.package).or_default().push(row);
+    }
     rows.packages
         .iter()
         .filter_map(|row| {
             let slots = slots.remove(row.name.as_str()).unwrap_or_default();
-            Some((row.name.clone(), entry(row, slots)?))
+            let icons = icons.remove(row.name.as_str()).unwrap_or_default();
+            Some((row.name.clone(), entry(row, slots, Icons::new(icons))?))
         })
         .collect()
 }
@@ -42,7 +48,11 @@ pub(crate) fn content(rows: CatalogRows, compiled: &CompiledSchemas) -> Content 
     Content::new(entries(rows, compiled).into_values())
 }
 
-fn entry(row: &PackageRow, slots: BTreeMap<String, SchemaSlot>) -> Option<Arc<PackageEntry>> {
+fn entry(
+    row: &PackageRow,
+    slots: BTreeMap<String, SchemaSlot>,
+    icons: Icons,
+) -> Option<Arc<PackageEntry>> {
     let document: PackageDocument = serde_json::from_str(&row.document)
         .inspect_err(|error| {
             tracing::error!(
@@ -53,7 +63,8 @@ fn entry(row: &PackageRow, slots: BTreeMap<String, SchemaSlot>) -> Option<Arc<Pa
         })
         .ok()?;
     let etag = row.content_hash.clone();
-    Some(Arc::new(PackageEntry::new(document, etag, slots)))
+    let entry = PackageEntry::new(document, etag, slots).with_icons(icons);
+    Some(Arc::new(entry))
 }
 
 fn slot(

@@ -5,14 +5,19 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message;
 use steadfast_api::{
-    registry::v1::{ListPackagesRequest, ListPackagesResponse, MatchKind, Resolution},
+    registry::v1::{
+        ListIconsRequest, ListIconsResponse, ListPackagesRequest, ListPackagesResponse, MatchKind,
+        Resolution,
+    },
     schema::v1::{GetSchemaResponse, ListSchemasRequest, ListSchemasResponse, SchemaSummary},
 };
 use steadfast_types::PageToken;
+use steadfast_upstream::{IconFormat, IconShape};
 
 use crate::{
     entry::{PackageEntry, SchemaSlot},
     error::Error,
+    icon::IconSlot,
     resolve::{Chosen, nearest},
     schema::Schema,
     snapshot::{EncodedAnswer, Snapshot},
@@ -299,6 +304,50 @@ impl Snapshot {
         };
         Ok(ListSchemasResponse {
             schemas: page.items.iter().map(summary).collect(),
+            next_page_token: page.next,
+            total_size: i32::try_from(matching.len()).unwrap_or(i32::MAX),
+            read_state: Some(self.stamp.overall_message()),
+        })
+    }
+}
+
+// === impl Snapshot: icons ===
+
+impl Snapshot {
+    /// What is known of an icon, and the source of its package; without a format, the first that there is.
+    ///
+    /// # Errors
+    /// [`Error::InvalidSpecifier`], [`Error::PackageNotFound`].
+    pub fn icon(
+        &self,
+        package: &str,
+        shape: IconShape,
+        format: Option<IconFormat>,
+    ) -> Result<(IconSlot, &str), Error> {
+        let entry = self.package(package, "package")?;
+        Ok((entry.icons.get(shape, format), &entry.document.source))
+    }
+
+    /// `ListIcons`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidPageToken`], [`Error::InvalidArgument`].
+    pub fn list_icons(&self, request: &ListIconsRequest) -> Result<ListIconsResponse, Error> {
+        let query = lowercase_query(&request.query)?;
+        let matching: Vec<_> = self
+            .content
+            .icons()
+            .filter(|icon| icon.message.package.to_lowercase().contains(&query))
+            .collect();
+        let page = page(
+            &matching,
+            |icon| &icon.key,
+            request.page_size,
+            &request.page_token,
+            &["ListIcons", &request.query],
+        )?;
+        Ok(ListIconsResponse {
+            icons: page.items.iter().map(|icon| icon.message.clone()).collect(),
             next_page_token: page.next,
             total_size: i32::try_from(matching.len()).unwrap_or(i32::MAX),
             read_state: Some(self.stamp.overall_message()),

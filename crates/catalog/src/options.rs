@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use steadfast_types::ReplicaId;
-use steadfast_upstream::{NpmRegistry, PackageName, TarballLimits, UrlTemplate};
+use steadfast_upstream::{IconUpstream, NpmRegistry, PackageName, TarballLimits, UrlTemplate};
 
 use crate::{json::JsonLimits, pattern::Patterns, validate::DOCUMENT_LIMITS};
 
@@ -40,6 +40,8 @@ pub struct NpmSource {
     pub schema_url: Option<UrlTemplate>,
     /// From where.
     pub registry: NpmRegistry,
+    /// Where their icons are, if anywhere.
+    pub icons: Option<IconUpstream>,
 }
 
 /// Folders that each hold packages, as a monorepo does, at `packages/*`.
@@ -81,6 +83,8 @@ pub struct Options {
     pub tarball_limits: TarballLimits,
     /// What is read of a document that is to be validated.
     pub document_limits: JsonLimits,
+    /// Bytes of icons that are kept in memory, at most; further ones are read from the database when they are asked for.
+    pub icon_memory_bytes: u64,
 }
 
 // === impl NpmSource ===
@@ -96,6 +100,7 @@ impl NpmSource {
             patterns: Patterns::default(),
             schema_url: None,
             registry,
+            icons: None,
         }
     }
 
@@ -122,6 +127,11 @@ impl Source {
             SourceKind::Local(_) => None,
         }
     }
+
+    /// Where the icons of its packages are asked for, if anywhere.
+    pub(crate) fn icons(&self) -> Option<&IconUpstream> {
+        self.npm()?.icons.as_ref()
+    }
 }
 
 // === impl Options ===
@@ -144,6 +154,7 @@ impl Options {
             min_revision_wait: Duration::from_secs(2),
             tarball_limits: TarballLimits::default(),
             document_limits: DOCUMENT_LIMITS,
+            icon_memory_bytes: 128 << 20,
         }
     }
 

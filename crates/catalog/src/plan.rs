@@ -20,6 +20,8 @@ pub struct Kinds {
     pub packages: bool,
     /// Schemas and labels, from tarballs.
     pub schemas: bool,
+    /// Icons, from where the sources say they are.
+    pub icons: bool,
 }
 
 /// What somebody asks to be refreshed.
@@ -149,6 +151,7 @@ impl Kinds {
     pub const ALL: Self = Self {
         packages: true,
         schemas: true,
+        icons: true,
     };
 
     /// From a request: none means all. `None` for a kind that is unknown or unspecified.
@@ -160,11 +163,13 @@ impl Kinds {
         let mut found = Self {
             packages: false,
             schemas: false,
+            icons: false,
         };
         for kind in kinds {
             match RefreshKind::try_from(*kind) {
                 Ok(RefreshKind::Packages) => found.packages = true,
                 Ok(RefreshKind::Schemas) => found.schemas = true,
+                Ok(RefreshKind::Icons) => found.icons = true,
                 Ok(RefreshKind::Unspecified) | Err(_) => return None,
             }
         }
@@ -176,11 +181,14 @@ impl Kinds {
     pub fn to_proto(self) -> Vec<i32> {
         let packages = self.packages.then_some(RefreshKind::Packages.into());
         let schemas = self.schemas.then_some(RefreshKind::Schemas.into());
-        packages.into_iter().chain(schemas).collect()
+        let icons = self.icons.then_some(RefreshKind::Icons.into());
+        packages.into_iter().chain(schemas).chain(icons).collect()
     }
 
     fn covers(self, other: Self) -> bool {
-        (self.packages || !other.packages) && (self.schemas || !other.schemas)
+        (self.packages || !other.packages)
+            && (self.schemas || !other.schemas)
+            && (self.icons || !other.icons)
     }
 }
 
@@ -340,20 +348,33 @@ pub fn label(
 
 /// How a run over these items ended. `listing` says why a source's listing was of no use; empty if none was.
 #[must_use]
-pub fn verdict(kinds: Kinds, packages: Tally, schemas: Tally, listing: &str) -> Verdict {
-    let read = packages.read() + schemas.read();
-    let failed = packages.failed + schemas.failed;
+pub fn verdict(
+    kinds: Kinds,
+    packages: Tally,
+    schemas: Tally,
+    icons: Tally,
+    listing: &str,
+) -> Verdict {
+    let read = packages.read() + schemas.read() + icons.read();
+    let failed = packages.failed + schemas.failed + icons.failed;
+    let only_icons = kinds.icons && !kinds.packages && !kinds.schemas;
     let (state, error) = if !listing.is_empty() && read == 0 {
         (RefreshState::Failed, listing)
     } else if !listing.is_empty() {
         (RefreshState::Partial, listing)
-    } else if packages.listed + schemas.listed == 0 {
-        let error = "there was nothing to read: no package is known yet";
+    } else if packages.listed + schemas.listed + icons.listed == 0 {
+        let error = if only_icons {
+            "there was nothing to read: no package is known yet, or no source has an icon of any"
+        } else {
+            "there was nothing to read: no package is known yet"
+        };
         (RefreshState::Failed, error)
     } else if read == 0 {
         (RefreshState::Failed, "nothing could be read")
     } else if kinds.schemas && schemas.failed > 0 && schemas.read() == 0 {
         (RefreshState::Partial, "no schema could be read")
+    } else if kinds.icons && icons.failed > 0 && icons.read() == 0 {
+        (RefreshState::Partial, "no icon could be read")
     } else if kinds.schemas && schemas.listed == 0 && packages.failed == 0 {
         let error = "no package has a version whose schema could be read";
         (RefreshState::Partial, error)

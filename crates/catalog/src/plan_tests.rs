@@ -7,6 +7,13 @@ use super::*;
 const PACKAGES: Kinds = Kinds {
     packages: true,
     schemas: false,
+    icons: false,
+};
+
+const ICONS: Kinds = Kinds {
+    packages: false,
+    schemas: false,
+    icons: true,
 };
 
 fn wish(kinds: Kinds, package: &str) -> Wish {
@@ -244,7 +251,8 @@ fn rule_8_a_run_succeeds_only_if_all_was_read() {
         unchanged,
         failed,
     };
-    let state = |packages, schemas| verdict(Kinds::ALL, packages, schemas, "").state;
+    let none = Tally::default();
+    let state = |packages, schemas| verdict(Kinds::ALL, packages, schemas, none, "").state;
     assert_eq!(
         state(tally(1, 1, 0), tally(0, 2, 0)),
         RefreshState::Succeeded
@@ -254,9 +262,24 @@ fn rule_8_a_run_succeeds_only_if_all_was_read() {
     assert_eq!(state(tally(1, 1, 0), tally(0, 0, 0)), RefreshState::Partial);
     assert_eq!(state(tally(0, 0, 9), tally(0, 0, 0)), RefreshState::Failed);
     assert_eq!(state(tally(0, 0, 0), tally(0, 0, 0)), RefreshState::Failed);
-    let packages = verdict(PACKAGES, tally(0, 1, 0), Tally::default(), "");
+    let packages = verdict(PACKAGES, tally(0, 1, 0), none, none, "");
     assert_eq!(packages.state, RefreshState::Succeeded);
-    let listed = |read| verdict(Kinds::ALL, tally(0, read, 0), tally(0, read, 0), "short");
+    let with_icons = |icons| verdict(Kinds::ALL, tally(1, 0, 0), tally(1, 0, 0), icons, "").state;
+    assert_eq!(with_icons(tally(1, 1, 0)), RefreshState::Succeeded);
+    assert_eq!(with_icons(tally(0, 1, 1)), RefreshState::Partial);
+    let only = |icons| verdict(ICONS, none, none, icons, "").state;
+    assert_eq!(only(tally(0, 1, 0)), RefreshState::Succeeded);
+    assert_eq!(only(tally(0, 0, 1)), RefreshState::Failed);
+    assert_eq!(only(tally(0, 0, 0)), RefreshState::Failed);
+    let listed = |read| {
+        verdict(
+            Kinds::ALL,
+            tally(0, read, 0),
+            tally(0, read, 0),
+            none,
+            "short",
+        )
+    };
     assert_eq!(listed(0).state, RefreshState::Failed);
     assert_eq!(listed(1).state, RefreshState::Partial);
     assert_eq!(listed(1).error, "short");
@@ -272,10 +295,10 @@ proptest! {
             .iter()
             .enumerate()
             .map(|(index, (packages, schemas, package, begun))| {
-                run(&index.to_string(), wish(Kinds { packages: *packages, schemas: *schemas }, package), begun)
+                run(&index.to_string(), wish(Kinds { packages: *packages, schemas: *schemas, icons: false }, package), begun)
             })
             .collect();
-        let asked = wish(Kinds { packages, schemas }, &package);
+        let asked = wish(Kinds { packages, schemas, icons: false }, &package);
         if let Placement::Join(id) = place(&asked, &underway) {
             let joined = underway.iter().find(|run| run.id == id).expect("exists");
             prop_assert!(joined.wish.kinds.packages || !packages);

@@ -133,6 +133,10 @@ impl Reader<'_> {
             }
             write.gone = plan.gone;
         }
+        if self.wish.kinds.icons {
+            self.read_icons(name, member.source, &mut findings, &mut write)
+                .await?;
+        }
         let before = stored.document.as_ref().map(|document| &document.label);
         let mut document = current.document;
         document.unlisted = member.unlisted;

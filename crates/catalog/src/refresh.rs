@@ -176,6 +176,7 @@ impl Asker {
                 Placement::Queue(wish) => RefreshPlacement::Queue(NewRefresh {
                     packages: wish.kinds.packages,
                     schemas: wish.kinds.schemas,
+                    icons: wish.kinds.icons,
                     package: wish.package,
                     dry_run: wish.dry_run,
                     forced: wish.force,
@@ -191,7 +192,7 @@ impl Asker {
     async fn wish(&self, request: &StartRefreshRequest) -> Result<Wish, Error> {
         let kinds = Kinds::from_proto(&request.kinds).ok_or_else(|| Error::InvalidArgument {
             field: "kinds",
-            message: "each is REFRESH_KIND_PACKAGES or REFRESH_KIND_SCHEMAS; none means all"
+            message: "each is REFRESH_KIND_PACKAGES, REFRESH_KIND_SCHEMAS or REFRESH_KIND_ICONS; none means all"
                 .to_owned(),
         })?;
         if self.options.sources.is_empty() {

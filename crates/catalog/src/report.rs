@@ -17,6 +17,7 @@ pub(crate) fn wish_of(run: &RefreshRow) -> Wish {
         kinds: Kinds {
             packages: run.packages,
             schemas: run.schemas,
+            icons: run.icons,
         },
         package: run.package.clone(),
         dry_run: run.dry_run,
@@ -97,6 +98,14 @@ pub(crate) fn to_proto(run: &RefreshRow) -> Refresh {
         unchanged: count(run.schemas_unchanged),
         failed: count(run.schemas_failed),
     });
+    let has_icons = run.icons_listed > 0 || !(run.packages || run.schemas);
+    let icons = (run.icons && has_icons).then(|| RefreshCounts {
+        kind: RefreshKind::Icons.into(),
+        listed: count(run.icons_listed),
+        changed: count(run.icons_changed),
+        unchanged: count(run.icons_unchanged),
+        failed: count(run.icons_failed),
+    });
     Refresh {
         id: run.id.clone(),
         state: state.into(),
@@ -107,7 +116,7 @@ pub(crate) fn to_proto(run: &RefreshRow) -> Refresh {
         create_time: Some(to_proto_time(Timestamp(run.create_us))),
         start_time: run.start().map(to_proto_time),
         end_time: run.end().map(to_proto_time),
-        counts: packages.into_iter().chain(schemas).collect(),
+        counts: packages.into_iter().chain(schemas).chain(icons).collect(),
         owner: run.owner.clone(),
         attempts: count(run.attempts),
         error: run.error.clone(),
@@ -120,6 +129,7 @@ pub(crate) fn to_proto(run: &RefreshRow) -> Refresh {
 pub(crate) fn item_to_proto(item: RefreshItemRow) -> RefreshItem {
     let kind = match item.kind.as_str() {
         "schemas" => RefreshKind::Schemas,
+        "icons" => RefreshKind::Icons,
         _ => RefreshKind::Packages,
     };
     let outcome = match item.outcome.as_str() {

@@ -233,8 +233,8 @@ impl Run<'_> {
             .refresh(id, 0, 0)
             .await?
             .ok_or(Error::Internal("a running refresh is gone"))?;
-        let (packages, schemas) = (packages_of(&row), schemas_of(&row));
-        let verdict = plan::verdict(self.wish.kinds, packages, schemas, &listings.error);
+        let (packages, schemas, icons) = (packages_of(&row), schemas_of(&row), icons_of(&row));
+        let verdict = plan::verdict(self.wish.kinds, packages, schemas, icons, &listings.error);
         let mut checked: BTreeMap<&str, bool> = BTreeMap::new();
         let complete = self.wish.kinds.packages
             && row.package.is_none()
@@ -254,6 +254,9 @@ impl Run<'_> {
             .filter(|(_, answered)| *answered)
             .map(|(source, _)| source.to_owned())
             .collect();
+        if row.icons_changed > 0 {
+            self.prune_icons().await;
+        }
         let ended = store
             .finish_refresh(
                 self.lease,
@@ -268,6 +271,18 @@ impl Run<'_> {
         executor.moved();
         report(&ended);
         Ok(())
+    }
+}
+
+impl Run<'_> {
+    /// Bytes that no icon has any more take only space: a failure is left to the next run.
+    async fn prune_icons(&self) {
+        if let Err(error) = self.executor.store.prune_icon_blobs().await {
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "bytes of former icons stay for now"
+            );
+        }
     }
 }
 
@@ -298,6 +313,15 @@ fn schemas_of(row: &RefreshRow) -> Tally {
         changed: row.schemas_changed,
         unchanged: row.schemas_unchanged,
         failed: row.schemas_failed,
+    }
+}
+
+fn icons_of(row: &RefreshRow) -> Tally {
+    Tally {
+        listed: row.icons_listed,
+        changed: row.icons_changed,
+        unchanged: row.icons_unchanged,
+        failed: row.icons_failed,
     }
 }
 
@@ -339,6 +363,9 @@ fn report(row: &RefreshRow) {
         schemas_listed = row.schemas_listed,
         schemas_changed = row.schemas_changed,
         schemas_failed = row.schemas_failed,
+        icons_listed = row.icons_listed,
+        icons_changed = row.icons_changed,
+        icons_failed = row.icons_failed,
         error = row.error,
         "refreshed"
     );

@@ -7,10 +7,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use prost::Message;
 use steadfast_api::{
     common::v1::{Cursor as CursorMessage, ReadState},
@@ -18,7 +18,7 @@ use steadfast_api::{
 };
 use steadfast_types::{Cursor, Mark, Revision, Timestamp};
 
-use crate::{entry::PackageEntry, error::Error, package::to_proto_time};
+use crate::{entry::PackageEntry, error::Error, icon::IconManifest, package::to_proto_time};
 
 /// When each source was last asked with success about all of its packages.
 pub type CheckedTimes = BTreeMap<String, Timestamp>;
@@ -29,6 +29,8 @@ pub struct Content {
     by_name: HashMap<Arc<str>, Arc<PackageEntry>>,
     /// By name.
     sorted: Vec<Arc<PackageEntry>>,
+    /// Made for the first who wants it.
+    manifest: OnceLock<IconManifest>,
 }
 
 /// Where the content stands in history.
@@ -96,11 +98,9 @@ impl EncodedAnswer {
     /// # Errors
     /// If it is not one of this type.
     pub fn decode<M: Message + Default>(&self) -> Result<M, prost::DecodeError> {
-        let mut message = M::default();
-        for part in self.parts() {
-            message.merge(part.clone())?;
-        }
-        Ok(message)
+        // Only together are they a message: a field may begin in one part and end in the next.
+        let [body, detail, read_state] = self.parts().map(Bytes::clone);
+        M::decode(body.chain(detail).chain(read_state))
     }
 }
 
@@ -116,7 +116,11 @@ impl Content {
             .collect();
         let mut sorted: Vec<_> = by_name.values().cloned().collect();
         sorted.sort_by(|a, b| a.name().cmp(b.name()));
-        Self { by_name, sorted }
+        Self {
+            by_name,
+            sorted,
+            manifest: OnceLock::new(),
+        }
     }
 
     /// The same with some packages replaced, or removed where there is none.
@@ -141,13 +145,22 @@ impl Content {
             }
         }
         sorted.sort_by(|a, b| a.name().cmp(b.name()));
-        Self { by_name, sorted }
+        Self {
+            by_name,
+            sorted,
+            manifest: OnceLock::new(),
+        }
     }
 
     /// The package of this name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Arc<PackageEntry>> {
         self.by_name.get(name)
+    }
+
+    /// All icons, as browsers look them up.
+    pub fn manifest(&self) -> &IconManifest {
+        self.manifest.get_or_init(|| self.icon_manifest())
     }
 
     /// All packages, by name.

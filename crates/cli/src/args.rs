@@ -6,11 +6,26 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     commands::{
-        completions::CompletionsArgs, config::ConfigCommand, drift::DriftCommand, init::InitArgs,
-        inventory::InventoryCommand, man::ManArgs, migrate::MigrateArgs, nodes::NodesCommand,
-        package::PackageCommand, policy::PolicyCommand, publish::PublishArgs, refresh::RefreshArgs,
-        resource::ResourceCommand, saga::SagaCommand, schedule::ScheduleCommand,
-        schema::SchemaCommand, serve::ServeArgs, watch::WatchArgs,
+        bundle::{ExportArgs, ImportArgs},
+        completions::CompletionsArgs,
+        config::ConfigCommand,
+        drift::DriftCommand,
+        icon::IconCommand,
+        init::InitArgs,
+        inventory::InventoryCommand,
+        man::ManArgs,
+        migrate::MigrateArgs,
+        nodes::NodesCommand,
+        package::PackageCommand,
+        policy::PolicyCommand,
+        publish::PublishArgs,
+        refresh::RefreshArgs,
+        resource::ResourceCommand,
+        saga::SagaCommand,
+        schedule::ScheduleCommand,
+        schema::SchemaCommand,
+        serve::ServeArgs,
+        watch::WatchArgs,
     },
     failure::Exit,
     version,
@@ -110,11 +125,20 @@ pub(crate) enum Command {
     /// Look schemas up, and validate documents
     #[command(subcommand)]
     Schema(SchemaCommand),
+    /// Save and list the icons of packages
+    #[command(subcommand)]
+    Icon(IconCommand),
     /// Bring the catalogue up to date with its sources, and follow how it goes
     ///
     /// Without a subcommand, it starts a refresh and follows it to its end. The refresh is the server's: it goes on if this
     /// command is interrupted, and `refresh get` shows how it ended.
     Refresh(RefreshArgs),
+    /// Write the whole catalogue into one file, for a site without a network
+    Export(ExportArgs),
+    /// Take in a file that `export` wrote
+    ///
+    /// The whole of it is verified before anything is written, and then all of it is written at once.
+    Import(ImportArgs),
     /// Print changes as they are committed
     ///
     /// One line for each, until it is interrupted. A lost connection is made anew, and nothing is missed meanwhile. With
@@ -337,7 +361,18 @@ mod tests {
             ("steadfast refresh list --limit 5", true),
             ("steadfast refresh get 0190", true),
             ("steadfast refresh --package a list", false),
-            ("steadfast refresh --kind icons", false),
+            ("steadfast refresh --kind icons", true),
+            ("steadfast refresh --kind tarballs", false),
+            (
+                "steadfast icon get a --shape rectangle --format svg -f x",
+                true,
+            ),
+            ("steadfast icon get a --shape round", false),
+            ("steadfast icon list a --limit 5", true),
+            ("steadfast export f", true),
+            ("steadfast export", false),
+            ("steadfast import f --replace --dry-run", true),
+            ("steadfast import f --replace --merge", false),
         ] {
             assert_eq!(parse(line).is_ok(), valid, "{line}");
         }

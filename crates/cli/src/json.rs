@@ -7,8 +7,9 @@ use steadfast_client::{
         admin::v1::{MissedRunPolicy, OverlapPolicy, Schedule},
         common::v1::{Cursor, ItemError, ReadState},
         registry::v1::{
-            MatchKind, Package, PackageSummary, PackageVersion, Refresh, RefreshItem, RefreshKind,
-            RefreshOutcome, RefreshState, RefreshTrigger, Resolution,
+            Icon, IconFormat, IconShape, MatchKind, Package, PackageSummary, PackageVersion,
+            Refresh, RefreshItem, RefreshKind, RefreshOutcome, RefreshState, RefreshTrigger,
+            Resolution,
         },
         schema::v1::{AuthKind, SchemaChange, SchemaChangeClass, SchemaSummary, Violation},
         watch::v1::{Change, Op, Value as WatchedValue, value::Kind as WatchedKind},
@@ -57,6 +58,14 @@ pub(crate) fn refresh_trigger(value: i32) -> String {
 
 pub(crate) fn refresh_outcome(value: i32) -> String {
     enum_name!(value, RefreshOutcome, "REFRESH_OUTCOME_")
+}
+
+pub(crate) fn icon_shape(value: i32) -> String {
+    enum_name!(value, IconShape, "ICON_SHAPE_")
+}
+
+pub(crate) fn icon_format(value: i32) -> String {
+    enum_name!(value, IconFormat, "ICON_FORMAT_")
 }
 
 pub(crate) fn match_kind(value: i32) -> String {
@@ -184,6 +193,18 @@ pub(crate) fn schema_summary(schema: &SchemaSummary) -> Value {
         "title": schema.title,
         "auth_kind": auth_kind(schema.auth_kind),
         "size": schema.size,
+    })
+}
+
+pub(crate) fn icon(icon: &Icon) -> Value {
+    json!({
+        "package": icon.package,
+        "shape": icon_shape(icon.shape),
+        "format": icon_format(icon.format),
+        "etag": icon.etag,
+        "size": icon.size,
+        "media_type": icon.media_type,
+        "path": icon.path,
     })
 }
 

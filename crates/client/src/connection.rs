@@ -12,6 +12,7 @@ use steadfast_api::{
         resource_service_client::ResourceServiceClient,
     },
     registry::v1::{
+        bundle_service_client::BundleServiceClient, icon_service_client::IconServiceClient,
         refresh_service_client::RefreshServiceClient,
         registry_service_client::RegistryServiceClient,
     },
@@ -118,6 +119,12 @@ impl Connection {
         RefreshServiceClient::new(self.unary()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
+    /// Icons.
+    #[must_use]
+    pub fn icons(&self) -> IconServiceClient<Unary> {
+        IconServiceClient::new(self.unary()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
     /// Schemas and validation.
     #[must_use]
     pub fn schemas(&self) -> SchemaServiceClient<Unary> {
@@ -200,6 +207,11 @@ impl Connection {
     /// `WatchSaga` without a deadline.
     pub(crate) fn saga_streams(&self) -> SagaServiceClient<Channel> {
         SagaServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// `ExportCatalog` and `ImportCatalog` without a deadline.
+    pub(crate) fn bundle_streams(&self) -> BundleServiceClient<Channel> {
+        BundleServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     fn unary(&self) -> Unary {

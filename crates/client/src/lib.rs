@@ -5,7 +5,7 @@
 //! an [`Error`] with the stable reason, the fields at fault and the wait that the server asked for, decoded from
 //! `google.rpc.Status` details. [`WatchStream`] delivers the change log in whole revisions and reconnects from its last
 //! cursor, so that its user sees every change once, in order. [`SagaWatch`] follows one saga to its end in the same way,
-//! and [`RefreshWatch`] one refresh.
+//! and [`RefreshWatch`] one refresh. [`export_catalog`] and [`import_catalog`] carry the whole catalogue as one file.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), steadfast_client::Error> {
@@ -20,6 +20,7 @@
 //! # }
 //! ```
 
+mod bundle;
 mod connection;
 mod cursor;
 mod error;
@@ -27,6 +28,7 @@ mod refresh;
 mod saga;
 mod watch;
 
+pub use bundle::{CatalogExport, export_catalog, import_catalog};
 pub use connection::{Connection, Deadline, Unary, connect};
 pub use cursor::{cursor_from_api, cursor_to_api};
 pub use error::{Error, FieldViolation};

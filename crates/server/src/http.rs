@@ -1,4 +1,6 @@
-//! The HTTP side: life, usefulness, metrics.
+//! The HTTP side: life, usefulness, metrics, icons.
+
+mod icons;
 
 use axum::{
     Router,
@@ -8,6 +10,7 @@ use axum::{
     routing::get,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
+use steadfast_catalog::Catalog;
 
 use crate::health::Health;
 
@@ -18,17 +21,22 @@ struct Shared {
 }
 
 /// All routes.
-pub(crate) fn router(health: Health, metrics: PrometheusHandle) -> Router {
+pub(crate) fn router(health: Health, metrics: PrometheusHandle, catalog: Catalog) -> Router {
+    let icons = Router::new()
+        .route("/icons/manifest.json", get(icons::manifest))
+        .route("/icons/{*path}", get(icons::icon))
+        .with_state(catalog);
     Router::new()
         .route("/", get(index))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(render))
         .with_state(Shared { health, metrics })
+        .merge(icons)
 }
 
 async fn index() -> &'static str {
-    "Steadfast. The API is gRPC, on another port; here are /healthz, /readyz and /metrics.\n"
+    "Steadfast. The API is gRPC, on another port; here are /healthz, /readyz, /metrics and /icons/manifest.json.\n"
 }
 
 async fn healthz() -> &'static str {

@@ -237,6 +237,7 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), Error> {
     let health = Health::new(hub.clone());
     let drain = CancellationToken::new();
     let maintainer = sweeper.clone();
+    let shown = catalog.clone();
     let parts = grpc::Parts {
         store: store.clone(),
         hub: hub.clone(),
@@ -254,7 +255,7 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), Error> {
     };
     let (mut serving, grpc_server) =
         grpc::serve(&config, parts, grpc_listener, drain.clone()).await?;
-    let http_router = http::router(health.clone(), telemetry.metrics.clone());
+    let http_router = http::router(health.clone(), telemetry.metrics.clone(), shown);
     let http_server = axum::serve(http_listener, http_router)
         .with_graceful_shutdown(drain.clone().cancelled_owned());
     tasks.spawn(stop.clone().run_until_cancelled_owned(scheduler.run()));

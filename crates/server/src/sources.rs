@@ -7,8 +7,8 @@ use steadfast_catalog::{
 };
 use steadfast_types::ReplicaId;
 use steadfast_upstream::{
-    HttpClient, HttpOptions, NpmConfig, NpmRegistry, PackageName, Places, TarballLimits,
-    UrlTemplate,
+    HttpClient, HttpOptions, IconUpstream, NpmConfig, NpmRegistry, PackageName, Places,
+    TarballLimits, UrlTemplate,
 };
 
 use crate::{
@@ -69,6 +69,9 @@ pub(crate) async fn catalog_options(
                 schema_url,
                 registry: NpmRegistry::new(client.clone(), npm)
                     .with_packument_bytes_max(config.upstream.packument_max_bytes),
+                icons: wanted.icons.clone().map(|template| {
+                    IconUpstream::new(client.clone(), template, config.catalog.icon_max_bytes)
+                }),
             }),
         });
     }
@@ -81,6 +84,7 @@ pub(crate) async fn catalog_options(
         remove_absent_after: catalog.remove_absent_after,
         refresh_history: u32::try_from(catalog.refresh_history).unwrap_or(u32::MAX),
         lease_duration: config.lease.duration,
+        icon_memory_bytes: catalog.icon_memory_bytes,
         min_revision_wait: config.limits.min_revision_wait,
         tarball_limits: TarballLimits {
             download_bytes_max: config.upstream.tarball_max_bytes,

@@ -5,6 +5,7 @@
 //! one transaction (`log`); hot writes share commits (`pipeline`); work that several replicas could do is covered by a lease
 //! whose fence is checked inside the writing transaction (`lease`).
 
+mod bundle;
 mod compact;
 mod drift;
 mod engine;
@@ -12,6 +13,8 @@ mod error;
 pub mod fault;
 #[cfg(feature = "floors")]
 pub mod floor;
+mod icon;
+mod icon_fetch;
 mod lease;
 mod local;
 mod log;
@@ -26,6 +29,7 @@ mod pipeline;
 mod publish;
 mod refresh;
 mod refresh_run;
+mod removal;
 mod request;
 mod saga;
 mod schedule;
@@ -39,6 +43,9 @@ mod wake;
 
 use std::{fs::File, sync::Arc, time::Duration};
 
+pub use bundle::{
+    BundleCounts, BundlePackage, CatalogExport, CatalogImport, Imported, ImportedParts,
+};
 pub use compact::Retention;
 pub use drift::{
     AcceptScene, AcceptWrite, Accepted, Applied, AppliedPage, Compared, DRIFT_TOPIC, DriftClose,
@@ -50,6 +57,8 @@ pub use drift::{
     RulesStanding, SnoozeWrite, SweepAsked, SweepFailure, SweepResource, SweepRow, SweepWrite,
 };
 pub use error::{Error, Outcome};
+pub use icon::{ICON_TOPIC, IconBlob, IconContent, IconRow, IconWrite, icon_key};
+pub use icon_fetch::IconClaim;
 pub use lease::Lease;
 pub use local::{LocalReport, LocalSave, LocalSaved, LocalView, PackageOrigin};
 pub use log::{Change, Entry, Head, Landed, Located, Op, Page, Read};
@@ -236,8 +245,11 @@ impl std::fmt::Debug for Store {
 #[cfg(any(test, feature = "faults"))]
 fn all_statements() -> Vec<&'static engine::Sql> {
     [
+        bundle::STATEMENTS,
         compact::STATEMENTS,
         &drift::statements(),
+        icon::STATEMENTS,
+        icon_fetch::STATEMENTS,
         lease::STATEMENTS,
         local::STATEMENTS,
         log::STATEMENTS,
@@ -248,6 +260,7 @@ fn all_statements() -> Vec<&'static engine::Sql> {
         publish::STATEMENTS,
         refresh::STATEMENTS,
         refresh_run::STATEMENTS,
+        removal::STATEMENTS,
         request::STATEMENTS,
         &saga::statements(),
         schedule::STATEMENTS,

@@ -9,13 +9,14 @@ use sqlx::FromRow;
 use steadfast_types::Timestamp;
 
 use crate::{
-    Change, Error, Landed, Lease, Op, PackageWrite, RefreshDeltas, RefreshItemRow, RefreshRow,
-    SchemaRow, Store,
+    Error, Landed, Lease, Op, PackageWrite, RefreshDeltas, RefreshItemRow, RefreshRow, SchemaRow,
+    Store,
     engine::{Tx, statements},
     log,
-    package::{PACKAGE_TOPIC, json_array, put_checked},
+    package::{json_array, put_checked},
     refresh_run::{add_items, apply, count_items},
-    schema::{prune_blobs, schemas_of_in, write_schemas},
+    removal::remove_package,
+    schema::{prune_blobs, schemas_of_in},
 };
 
 statements! {
@@ -38,8 +39,6 @@ statements! {
     HELD = "local_held" => [
         "SELECT name FROM lease WHERE expires_us > " now " AND substr(name, 1, 6) = 'local/' ORDER BY name"
     ];
-    /// Removes a package.
-    REMOVE = "local_remove" => ["DELETE FROM package WHERE name = $1"];
     /// The database's time.
     NOW = "local_now" => ["SELECT " now " AS now_us"];
     /// The refresh that runs.
@@ -85,8 +84,8 @@ pub struct LocalView {
 pub struct LocalSave {
     /// New and changed packages.
     pub writes: Vec<PackageWrite>,
-    /// Packages that are gone, with the versions whose schemas are known.
-    pub removals: Vec<(String, Vec<String>)>,
+    /// Packages that are gone.
+    pub removals: Vec<String>,
     /// What was stored of the packages above when they were compared; one without an entry was not there.
     pub compared: BTreeMap<String, PackageOrigin>,
     /// Under which key it is remembered that the root was looked at just now; `None` to leave that as it is.
@@ -194,9 +193,9 @@ impl Store {
             names.push(write.name.as_str());
             revisions.push(apply(&mut tx, write).await?);
         }
-        for (name, versions) in &save.removals {
+        for name in &save.removals {
             names.push(name);
-            revisions.push(remove(&mut tx, name, versions).await?);
+            revisions.push(remove_package(&mut tx, name).await?);
         }
         if revisions
             .iter()
@@ -247,9 +246,7 @@ impl Store {
 /// Locks the rows that are to be written, and tells whether one of them is no longer what it was compared with.
 async fn is_stale(tx: &mut Tx, save: &LocalSave) -> Result<bool, Error> {
     let written = save.writes.iter().map(|write| &write.name);
-    let names: BTreeSet<&String> = written
-        .chain(save.removals.iter().map(|(name, _)| name))
-        .collect();
+    let names: BTreeSet<&String> = written.chain(&save.removals).collect();
     if names.is_empty() {
         return Ok(false);
     }
@@ -262,11 +259,4 @@ async fn is_stale(tx: &mut Tx, save: &LocalSave) -> Result<bool, Error> {
         .filter_map(|name| save.compared.get(*name))
         .collect();
     Ok(stored.iter().collect::<Vec<_>>() != compared)
-}
-
-async fn remove(tx: &mut Tx, name: &str, versions: &[String]) -> Result<Vec<Change>, Error> {
-    tx.statement(&REMOVE).bind(name).execute().await?;
-    let mut changes = vec![Change::new(PACKAGE_TOPIC, name, Op::Delete, "")];
-    changes.extend(write_schemas(tx, name, &[], versions).await?);
-    Ok(changes)
 }

@@ -1,4 +1,4 @@
-//! Packages with their schemas: loaded whole at start, and piece by piece as the log moves, each time in one snapshot with the
+//! Packages with their schemas and icons: loaded whole at start, and piece by piece as the log moves, each time in one snapshot with the
 //! cursor that it reflects.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,6 +9,7 @@ use steadfast_types::{Cursor, Timestamp};
 use crate::{
     Error, Op, Read, Store,
     engine::{Tx, statements},
+    icon::{ICON_TOPIC, IconRow, icons_of_in},
     log,
     schema::{SchemaBlob, SchemaRow, blobs_in, schemas_of_in},
 };
@@ -81,7 +82,7 @@ pub struct PackageRow {
     pub upstream_etag: String,
 }
 
-/// Packages with their schemas as of one cursor.
+/// Packages with their schemas and icons as of one cursor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CatalogRows {
     /// What the rows reflect.
@@ -92,6 +93,8 @@ pub struct CatalogRows {
     pub schemas: Vec<SchemaRow>,
     /// The texts that `schemas` refer to, but for those the reader has.
     pub blobs: Vec<SchemaBlob>,
+    /// Those of `packages`, without their bytes.
+    pub icons: Vec<IconRow>,
     /// When each source was last asked with success about all of its packages.
     pub checked: BTreeMap<String, Timestamp>,
 }
@@ -101,7 +104,7 @@ pub struct CatalogRows {
 pub enum Followed {
     /// Everything that changed after the reader's cursor: of each name in `touched` either its row is in `rows`, or it is gone.
     Changes {
-        /// The names of changed packages, or of packages whose schemas changed.
+        /// The names of changed packages, or of packages whose schemas or icons changed.
         touched: BTreeSet<String>,
         /// As of the head of the log.
         rows: CatalogRows,
@@ -132,6 +135,7 @@ impl Store {
         let packages = tx.statement(&ALL).all().await?;
         let schemas = schemas_of_in(&mut tx, None).await?;
         let blobs = blobs_in(&mut tx, None).await?;
+        let icons = icons_of_in(&mut tx, None).await?;
         let checked = checked_in(&mut tx).await?;
         tx.rollback().await?;
         Ok(CatalogRows {
@@ -139,6 +143,7 @@ impl Store {
             packages,
             schemas,
             blobs,
+            icons,
             checked,
         })
     }
@@ -179,12 +184,14 @@ impl Store {
             packages: Vec::new(),
             schemas: Vec::new(),
             blobs: Vec::new(),
+            icons: Vec::new(),
             checked: checked_in(&mut tx).await?,
         };
         if !touched.is_empty() {
             let names = json_array(touched.iter())?;
             rows.packages = tx.statement(&SOME).bind(&names).all().await?;
             rows.schemas = schemas_of_in(&mut tx, Some(&names)).await?;
+            rows.icons = icons_of_in(&mut tx, Some(&names)).await?;
             let missing: BTreeSet<&str> = rows
                 .schemas
                 .iter()
@@ -279,11 +286,12 @@ fn touched_package(change: crate::Change) -> Option<String> {
         PACKAGE_TOPIC => Some(change.key),
         // A scope begins with `@` too; versions never hold one.
         SCHEMA_TOPIC => change.key.rsplit_once('@').map(|(name, _)| name.to_owned()),
+        ICON_TOPIC => change.key.rsplit_once('/').map(|(name, _)| name.to_owned()),
         _ => None,
     }
 }
 
-async fn checked_in(tx: &mut Tx) -> Result<BTreeMap<String, Timestamp>, Error> {
+pub(crate) async fn checked_in(tx: &mut Tx) -> Result<BTreeMap<String, Timestamp>, Error> {
     let rows: Vec<CheckedRow> = tx.statement(&CHECKED).all().await?;
     Ok(rows.into_iter().map(Into::into).collect())
 }

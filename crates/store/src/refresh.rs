@@ -27,10 +27,10 @@ statements! {
     ];
     /// Adds a run.
     QUEUE = "refresh_queue" => [
-        "INSERT INTO refresh_run (id, state, packages, schemas, package, dry_run, forced, cause, requested_by, create_us, \
+        "INSERT INTO refresh_run (id, state, packages, schemas, icons, package, dry_run, forced, cause, requested_by, create_us, \
          start_us, end_us, owner, attempts, error, begun_through, item_count, packages_listed, \
          packages_changed, packages_unchanged, packages_failed, schemas_listed, schemas_changed, \
-         schemas_unchanged, schemas_failed) VALUES ($1, 'queued', $2, $3, $4, $5, $6, $7, $8, " now ", \
+         schemas_unchanged, schemas_failed) VALUES ($1, 'queued', $2, $3, $9, $4, $5, $6, $7, $8, " now ", \
          NULL, NULL, '', 0, '', NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0)"
     ];
     /// One run.
@@ -62,6 +62,8 @@ pub struct RefreshRow {
     pub packages: bool,
     /// It reads schemas.
     pub schemas: bool,
+    /// It reads icons.
+    pub icons: bool,
     /// Only of this package.
     pub package: Option<String>,
     /// It stores nothing but its own items.
@@ -104,16 +106,24 @@ pub struct RefreshRow {
     pub schemas_unchanged: i64,
     /// Of these, not read.
     pub schemas_failed: i64,
+    /// How many icons there were to have.
+    pub icons_listed: i64,
+    /// Of these, stored anew.
+    pub icons_changed: i64,
+    /// Of these, as they were.
+    pub icons_unchanged: i64,
+    /// Of these, not read.
+    pub icons_failed: i64,
 }
 
-/// What became of one package or of one version's schema.
+/// What became of one package, of one version's schema, of one icon, or of a listing.
 #[derive(Debug, Clone, PartialEq, Eq, Default, FromRow)]
 pub struct RefreshItemRow {
-    /// `packages` or `schemas`.
+    /// `packages`, `schemas` or `icons`.
     pub kind: String,
     /// The package.
     pub package: String,
-    /// The version, for a schema.
+    /// The version, for a schema; shape and format, for an icon.
     pub version: String,
     /// The source, for its listing; then there is no package.
     pub source: String,
@@ -134,6 +144,8 @@ pub struct NewRefresh {
     pub packages: bool,
     /// Read schemas.
     pub schemas: bool,
+    /// Read icons.
+    pub icons: bool,
     /// Only of this package.
     pub package: Option<String>,
     /// Store nothing but its own items.
@@ -254,6 +266,7 @@ impl Store {
                     .bind(new.forced)
                     .bind(ask.cause)
                     .bind(&ask.requested_by)
+                    .bind(new.icons)
                     .execute()
                     .await?;
                 (id, false)

@@ -12,6 +12,7 @@ use steadfast_types::{ReplicaId, Timestamp};
 use crate::{
     Change, Error, Landed, Lease, Op, RefreshItemRow, RefreshRow, Store,
     engine::{Tx, statements},
+    icon::{IconWrite, write_icons},
     log,
     package::{PACKAGE_TOPIC, PackageRow, put_checked, put_etag, put_package},
     refresh::{CountRow, run_in, underway_in},
@@ -38,7 +39,9 @@ statements! {
          packages_changed = packages_changed + $3, packages_unchanged = packages_unchanged + $4, \
          packages_failed = packages_failed + $5, schemas_listed = schemas_listed + $6, \
          schemas_changed = schemas_changed + $7, schemas_unchanged = schemas_unchanged + $8, \
-         schemas_failed = schemas_failed + $9 \
+         schemas_failed = schemas_failed + $9, icons_listed = icons_listed + $10, \
+         icons_changed = icons_changed + $11, icons_unchanged = icons_unchanged + $12, \
+         icons_failed = icons_failed + $13 \
          WHERE id = $1 AND state = 'running' RETURNING item_count AS count"
     ];
     /// Adds items.
@@ -104,6 +107,14 @@ pub struct RefreshDeltas {
     pub schemas_unchanged: i64,
     /// Of these, not read.
     pub schemas_failed: i64,
+    /// Icons that there were to have.
+    pub icons_listed: i64,
+    /// Of these, stored anew, or gone.
+    pub icons_changed: i64,
+    /// Of these, as they were.
+    pub icons_unchanged: i64,
+    /// Of these, not read.
+    pub icons_failed: i64,
 }
 
 /// What a refresh brought of one package, or of some that did not change; all of it is committed at once.
@@ -134,6 +145,8 @@ pub struct PackageWrite {
     pub absent: Option<bool>,
     /// Remove it with all that is known of it; nothing else is written then.
     pub remove: bool,
+    /// What its source said of its icons.
+    pub icons: Vec<IconWrite>,
 }
 
 #[derive(FromRow)]
@@ -166,6 +179,10 @@ impl Sum for RefreshDeltas {
             schemas_changed: a.schemas_changed + b.schemas_changed,
             schemas_unchanged: a.schemas_unchanged + b.schemas_unchanged,
             schemas_failed: a.schemas_failed + b.schemas_failed,
+            icons_listed: a.icons_listed + b.icons_listed,
+            icons_changed: a.icons_changed + b.icons_changed,
+            icons_unchanged: a.icons_unchanged + b.icons_unchanged,
+            icons_failed: a.icons_failed + b.icons_failed,
         })
     }
 }
@@ -173,7 +190,7 @@ impl Sum for RefreshDeltas {
 // === impl PackageWrite ===
 
 impl PackageWrite {
-    /// Whether it changes anything that callers can see.
+    /// Whether it changes something that callers can see. What is said of icons is compared when it is written.
     #[must_use]
     pub fn takes_revision(&self) -> bool {
         self.package.is_some()
@@ -189,6 +206,7 @@ impl PackageWrite {
             || !self.schemas.is_empty()
             || self.etag.is_some()
             || self.absent.is_some()
+            || !self.icons.is_empty()
     }
 }
 
@@ -395,6 +413,10 @@ pub(crate) async fn count_items(
         .bind(deltas.schemas_changed)
         .bind(deltas.schemas_unchanged)
         .bind(deltas.schemas_failed)
+        .bind(deltas.icons_listed)
+        .bind(deltas.icons_changed)
+        .bind(deltas.icons_unchanged)
+        .bind(deltas.icons_failed)
         .optional()
         .await?;
     // A run that is not running was ended by another owner.
@@ -435,5 +457,6 @@ pub(crate) async fn apply(tx: &mut Tx, write: &PackageWrite) -> Result<Vec<Chang
         (None, None) => {}
     }
     changes.extend(write_schemas(tx, &write.name, &write.schemas, &write.gone).await?);
+    changes.extend(write_icons(tx, &write.name, &write.icons).await?);
     Ok(changes)
 }

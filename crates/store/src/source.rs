@@ -5,13 +5,13 @@ use serde::Serialize;
 use sqlx::FromRow;
 
 use crate::{
-    Change, Error, Landed, Lease, Op, RefreshDeltas, RefreshItemRow, Store,
+    Change, Error, Landed, Lease, RefreshDeltas, RefreshItemRow, Store,
     engine::{Tx, statements},
     log,
-    package::{PACKAGE_TOPIC, SCHEMA_TOPIC, schema_key},
     refresh::{gate, underway_in},
     refresh_run::{add_items, count_items},
-    schema::{prune_blobs, schemas_of_in},
+    removal::remove_package,
+    schema::prune_blobs,
 };
 
 statements! {
@@ -55,10 +55,6 @@ statements! {
     LISTED = "refresh_listed" => [
         "SELECT source, outcome, reason, message FROM refresh_item WHERE run_id = $1 AND source <> '' ORDER BY seq"
     ];
-    /// Removes a package.
-    REMOVE = "package_remove" => ["DELETE FROM package WHERE name = $1"];
-    /// Removes what is known of its versions' schemas.
-    REMOVE_SCHEMAS = "package_remove_schemas" => ["DELETE FROM package_schema WHERE package = $1"];
 }
 
 /// A name that a source told.
@@ -187,20 +183,8 @@ impl Store {
 
 /// Removes a package's rows and returns what to announce; nothing if there is no such package.
 pub(crate) async fn remove(tx: &mut Tx, name: &str) -> Result<Vec<Change>, Error> {
-    let array = serde_json::to_string(&[name]).map_err(|_| Error::Corrupt("argument"))?;
-    let schemas = schemas_of_in(tx, Some(&array)).await?;
-    let removed = tx.statement(&REMOVE).bind(name).execute().await?;
-    tx.statement(&REMOVE_SCHEMAS).bind(name).execute().await?;
     tx.statement(&FORGET).bind(name).execute().await?;
-    if removed == 0 {
-        return Ok(Vec::new());
-    }
-    let mut changes = vec![Change::new(PACKAGE_TOPIC, name, Op::Delete, "")];
-    changes.extend(schemas.iter().filter(|row| row.hash.is_some()).map(|row| {
-        let key = schema_key(name, &row.version);
-        Change::new(SCHEMA_TOPIC, key, Op::Delete, "")
-    }));
-    Ok(changes)
+    remove_package(tx, name).await
 }
 
 /// Remembers that an unlisted package is not found, or is found again.

@@ -159,6 +159,21 @@ impl NpmServer {
         assert!(removed, "the registry has no package {name} to remove");
     }
 
+    /// Serves these bytes at a path, with an ETag, as a CDN beside the registry would.
+    pub fn put_file(&self, path: &str, bytes: &[u8]) {
+        self.catalogue(|catalogue| catalogue.put_file(path, bytes));
+    }
+
+    /// Serves nothing there any more.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such file.
+    pub fn remove_file(&self, path: &str) {
+        let removed = self.catalogue(|catalogue| catalogue.remove_file(path));
+        assert!(removed, "there is no file {path} to remove");
+    }
+
     /// Adds many packages alike.
     pub fn generate(&self, packages: GeneratedPackages) {
         self.catalogue(|catalogue| catalogue.generate(packages));

@@ -42,6 +42,10 @@
 //!
 //! [`HttpListing`] reads what a provider runs from an address of the operator's own, a page at a time.
 //!
+//! # Icons
+//!
+//! [`IconUpstream`] asks for icons at addresses made from an operator's template, and believes of what comes only its bytes.
+//!
 //! # Steps of sagas
 //!
 //! [`HttpAction`] is apart from all this: its requests have effects, so that it never repeats one, and a definition says where they
@@ -58,6 +62,7 @@ mod action;
 mod address;
 mod error;
 mod http;
+mod icon;
 mod listing;
 mod npm;
 
@@ -65,6 +70,9 @@ pub use action::{HttpAction, HttpActionOptions, HttpCall, HttpOutcome};
 pub use address::ShownUrl;
 pub use error::Error;
 pub use http::{Answer, BodyEncoding, Credential, Get, HttpClient, HttpOptions, METRIC_NAMES};
+pub use icon::{
+    IconAnswer, IconFormat, IconShape, IconTemplate, IconUpstream, InvalidIconTemplate,
+};
 pub use listing::{HttpListing, ListedResource, ListingPages};
 pub use npm::{
     Algorithm, Integrity, InvalidIntegrity, InvalidManifest, InvalidName, InvalidTemplate,

@@ -1,7 +1,7 @@
 //! Which changes a subscriber wants.
 
 use steadfast_store::{
-    DRIFT_TOPIC, PACKAGE_TOPIC, POLICY_TOPIC, RESOURCE_TOPIC, SAGA_TOPIC, SCHEMA_TOPIC,
+    DRIFT_TOPIC, ICON_TOPIC, PACKAGE_TOPIC, POLICY_TOPIC, RESOURCE_TOPIC, SAGA_TOPIC, SCHEMA_TOPIC,
 };
 
 use crate::{Error, publish::is_topic_part};
@@ -12,9 +12,10 @@ const MAX_FILTERS: usize = 64;
 const MAX_BYTES: usize = 512;
 
 /// Topics of Steadfast itself.
-const OWN_TOPICS: [&str; 6] = [
+const OWN_TOPICS: [&str; 7] = [
     PACKAGE_TOPIC,
     SCHEMA_TOPIC,
+    ICON_TOPIC,
     SAGA_TOPIC,
     RESOURCE_TOPIC,
     DRIFT_TOPIC,

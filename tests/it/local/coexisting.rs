@@ -18,7 +18,7 @@ async fn both(local_first: bool, engine: Engine) -> (NpmServer, Monorepo, Stage)
     let npm = NpmServer::start().await;
     let repo = Monorepo::empty();
     for short in ["shared", "published"] {
-        npm.put(PackageSpec::new(&name(short)).version("7.2.0"));
+        npm.put(PackageSpec::new(name(short)).version("7.2.0"));
     }
     for short in ["shared", "mine"] {
         repo.manifest(short, &manifest(short));

@@ -89,12 +89,16 @@ impl Monorepo {
             ][number % 3];
             let mut schema = schema(short);
             schema["$schema"] = json!(dialect);
-            if number % 9 == 0 {
+            if number.is_multiple_of(9) {
                 schema["$comment"] = json!("OAuth2");
             }
             self.schema(short, &schema);
         }
-        let extension = if number % 4 == 0 { "svg" } else { "png" };
+        let extension = if number.is_multiple_of(4) {
+            "svg"
+        } else {
+            "png"
+        };
         for shape in ["square", "rectangle"] {
             self.icon(short, &format!("{shape}.{extension}"));
         }

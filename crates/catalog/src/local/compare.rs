@@ -22,8 +22,8 @@ use crate::{
 pub(crate) struct Comparison {
     /// What is to be stored, by name.
     pub(crate) writes: Vec<PackageWrite>,
-    /// What is to be removed, with the versions whose schemas are known.
-    pub(crate) removals: Vec<(String, Vec<String>)>,
+    /// What is to be removed.
+    pub(crate) removals: Vec<String>,
     /// The root's packages that are as they were.
     pub(crate) unchanged: Vec<String>,
     /// What another root or source has, too.
@@ -195,11 +195,7 @@ pub(crate) fn compare(
     for (name, (row, origin)) in &brought {
         if !present.contains(name) && !is_broken(listing, name, &origin.folder) {
             comparison.remember(Some(row));
-            let versions = schemas_of(name).iter();
-            let versions = versions.map(|schema| schema.version.clone());
-            comparison
-                .removals
-                .push(((*name).to_owned(), versions.collect()));
+            comparison.removals.push((*name).to_owned());
         }
     }
     Ok(comparison)

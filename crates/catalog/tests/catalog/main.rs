@@ -2,6 +2,7 @@
 
 mod faults;
 mod fixture;
+mod icons;
 mod lookups;
 mod refreshes;
 mod replicas;

@@ -230,6 +230,7 @@ async fn each_write_of_a_stale_owner_is_refused() {
             RefreshPlacement::Queue(NewRefresh {
                 packages: true,
                 schemas: true,
+                icons: false,
                 package: None,
                 dry_run: false,
                 forced: false,

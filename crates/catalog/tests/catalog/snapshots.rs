@@ -146,7 +146,7 @@ async fn rule_4_a_write_under_a_lost_lease_or_against_a_change_is_refused() {
         let saved = store.save_local(&lease, &unseen).await.expect("answers");
         assert_eq!(saved, LocalSaved::Stale);
         let removal = LocalSave {
-            removals: vec![("p".to_owned(), Vec::new())],
+            removals: vec!["p".to_owned()],
             ..LocalSave::default()
         };
         let saved = store.save_local(&lease, &removal).await.expect("answers");

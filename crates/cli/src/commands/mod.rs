@@ -1,10 +1,12 @@
 //! One file per command: its arguments, what it asks, and how the answer looks.
 
+pub(crate) mod bundle;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod document;
 pub(crate) mod drift;
 pub(crate) mod head;
+pub(crate) mod icon;
 pub(crate) mod init;
 pub(crate) mod inventory;
 pub(crate) mod man;
@@ -65,7 +67,10 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Config(command) => config::run(command, session.output),
         Command::Package(command) => package::run(command, &session).await,
         Command::Schema(command) => schema::run(command, &session).await,
+        Command::Icon(command) => icon::run(command, &session).await,
         Command::Refresh(args) => refresh::run(args, &session).await,
+        Command::Export(args) => bundle::export(args, &session).await,
+        Command::Import(args) => bundle::import(args, &session).await,
         Command::Watch(args) => watch::run(args, &session).await,
         Command::Publish(args) => publish::run(args, &session).await,
         Command::Saga(command) => saga::run(command, &session).await,

@@ -76,6 +76,8 @@ enum Kind {
     Packages,
     /// Schemas and labels, from tarballs
     Schemas,
+    /// Icons, from where the sources say they are
+    Icons,
 }
 
 #[derive(Debug, Args)]
@@ -113,6 +115,7 @@ async fn start(
     let kinds = args.kinds.iter().map(|kind| match kind {
         Kind::Packages => RefreshKind::Packages.into(),
         Kind::Schemas => RefreshKind::Schemas.into(),
+        Kind::Icons => RefreshKind::Icons.into(),
     });
     let request = StartRefreshRequest {
         kinds: kinds.collect(),

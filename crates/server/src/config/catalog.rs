@@ -33,6 +33,10 @@ pub struct Catalog {
     pub remove_absent_after: Option<Duration>,
     /// Schemas are read for every dist-tag's version and this many of the newest stable ones.
     pub schema_newest: usize,
+    /// The largest icon that is taken.
+    pub icon_max_bytes: usize,
+    /// Bytes of icons that are kept in memory.
+    pub icon_memory_bytes: u64,
 }
 
 /// When something is done by the clock.
@@ -67,6 +71,8 @@ impl Catalog {
                 days => Some(Duration::from_secs(days * 24 * 60 * 60)),
             },
             schema_newest: reader.integer("catalog.schema_newest", 0..=1_000),
+            icon_max_bytes: reader.integer("catalog.icon_max_bytes", 1_024..=2 << 20),
+            icon_memory_bytes: reader.integer("catalog.icon_memory_bytes", 0..=4 << 30),
         }
     }
 }

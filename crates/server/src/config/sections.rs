@@ -67,6 +67,8 @@ pub struct Limits {
     pub document_max_bytes: usize,
     /// Its deepest nesting.
     pub document_max_depth: usize,
+    /// The largest bundle that is taken in.
+    pub bundle_max_bytes: u64,
 }
 
 /// The change stream.
@@ -252,6 +254,7 @@ impl Limits {
                 .integer("limits.publish_max_payload_bytes", 0..=4 * KIB),
             document_max_bytes: reader.integer("limits.document_max_bytes", KIB..=MIB),
             document_max_depth: reader.integer("limits.document_max_depth", 1..=64),
+            bundle_max_bytes: reader.integer("limits.bundle_max_bytes", MIB..=64 << 30),
         }
     }
 }

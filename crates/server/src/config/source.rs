@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use steadfast_catalog::Patterns;
-use steadfast_upstream::{PackageName, UrlTemplate};
+use steadfast_upstream::{IconTemplate, PackageName, UrlTemplate};
 
 use super::{
     blocks::{Block, Blocks},
@@ -50,10 +50,12 @@ pub struct NpmSource {
     pub exclude: Vec<String>,
     /// Where schemas are read; `None` for tarballs.
     pub schema_url: Option<String>,
+    /// Where their icons are, if anywhere.
+    pub icons: Option<IconTemplate>,
 }
 
 /// Keys of a block.
-pub(super) const KEYS: [&str; 9] = [
+pub(super) const KEYS: [&str; 11] = [
     "name",
     "type",
     "registry",
@@ -63,6 +65,8 @@ pub(super) const KEYS: [&str; 9] = [
     "include",
     "exclude",
     "schema_url",
+    "icon_url",
+    "short_prefix",
 ];
 
 const MAX_SOURCES: usize = 64;
@@ -139,6 +143,7 @@ impl Sources<'_> {
         let include = self.read_patterns(&block, "include");
         let exclude = self.read_patterns(&block, "exclude");
         let schema_url = self.read_schema_url(&block);
+        let icons = self.read_icons(&block);
         Some(Source {
             name,
             kind: SourceKind::Npm(NpmSource {
@@ -149,6 +154,7 @@ impl Sources<'_> {
                 include,
                 exclude,
                 schema_url,
+                icons,
             }),
         })
     }
@@ -300,6 +306,49 @@ impl Sources<'_> {
                 .refuse(&path, Some(value.line), found(), allowed, remedy);
         }
         Some(url.clone())
+    }
+
+    fn read_icons(&mut self, block: &Block<'_>) -> Option<IconTemplate> {
+        let prefix = self.read_short_prefix(block);
+        let value = block.get("icon_url")?;
+        let path = format!("{}.icon_url", block.path);
+        let allowed = "an http or https address with gaps for names";
+        let remedy = "write for example icon_url = \"https://cdn.example/{short}/{shape}.{ext}\", or remove it";
+        let Value::Text(text) = &value.value else {
+            let found = value.value.kind().to_owned();
+            self.blocks
+                .refuse(&path, Some(value.line), found, allowed, remedy);
+            return None;
+        };
+        match IconTemplate::parse(text, &prefix) {
+            Ok(template) => Some(template),
+            Err(problem) => {
+                // What is refused may hold a password.
+                let found = format!("\"{}\"", redact(text));
+                let allowed = format!("{allowed}: {problem}");
+                self.blocks
+                    .refuse(&path, Some(value.line), found, &allowed, remedy);
+                None
+            }
+        }
+    }
+
+    fn read_short_prefix(&mut self, block: &Block<'_>) -> String {
+        let Some(value) = block.get("short_prefix") else {
+            return String::new();
+        };
+        if let Value::Text(text) = &value.value
+            && text.len() <= PackageName::LENGTH_MAX
+        {
+            return text.clone();
+        }
+        let path = format!("{}.short_prefix", block.path);
+        let found = value.value.kind().to_owned();
+        let remedy = "write for example short_prefix = \"language-\", or remove it";
+        let allowed = "the beginning of a package's name, without its scope";
+        self.blocks
+            .refuse(&path, Some(value.line), found, allowed, remedy);
+        String::new()
     }
 
     fn read_names(&mut self, block: &Block<'_>, source: &str) -> Vec<String> {

@@ -173,6 +173,7 @@ fn sources_may_come_from_the_environment() {
                 include: Vec::new(),
                 exclude: Vec::new(),
                 schema_url: None,
+                icons: None,
             }),
         }]
     );

@@ -93,7 +93,7 @@ enum State<F> {
 // === impl EdgeLayer ===
 
 impl EdgeLayer {
-    /// `rpcs` are all paths that are served, each with whether its answer is a stream; others are counted together.
+    /// `rpcs` are all paths that are served, each with whether it streams either way; others are counted together.
     pub(crate) fn new(
         limits: EdgeLimits,
         rpcs: impl IntoIterator<Item = (String, bool)>,

@@ -1,8 +1,10 @@
 //! The gRPC edge: the services, what every call passes, and the errors that callers see.
 
 mod admin;
+mod bundle;
 mod drift;
 mod field;
+mod icon;
 mod layer;
 mod nodes;
 mod raw;
@@ -27,7 +29,9 @@ use steadfast_api::{
         drift_service_server::DriftServiceServer, policy_service_server::PolicyServiceServer,
         resource_service_server::ResourceServiceServer,
     },
-    registry::v1::refresh_service_server::RefreshServiceServer,
+    registry::v1::{
+        bundle_service_server::BundleServiceServer, refresh_service_server::RefreshServiceServer,
+    },
     saga::v1::saga_service_server::SagaServiceServer,
     watch::v1::node_service_server::NodeServiceServer,
 };
@@ -66,7 +70,7 @@ pub(crate) struct Parts {
 struct Contract {
     /// Full names.
     services: Vec<String>,
-    /// Paths, each with whether its answer is a stream.
+    /// Paths, each with whether its answer or its request is a stream.
     rpcs: Vec<(String, bool)>,
 }
 
@@ -218,9 +222,24 @@ pub(crate) async fn serve(
             max_bytes,
         ))
         .add_service(route::SchemaRoute::new(
-            schema::SchemaEdge { catalog },
+            schema::SchemaEdge {
+                catalog: catalog.clone(),
+            },
             max_bytes,
         ))
+        .add_service(route::IconRoute::new(
+            icon::IconEdge {
+                catalog: catalog.clone(),
+            },
+            max_bytes,
+        ))
+        .add_service(
+            BundleServiceServer::new(bundle::BundleEdge {
+                catalog,
+                max_bytes: config.limits.bundle_max_bytes,
+            })
+            .max_decoding_message_size(max_bytes),
+        )
         .add_service(route::WatchRoute::new(watch, max_bytes))
         .add_service(NodeServiceServer::new(nodes).max_decoding_message_size(max_bytes))
         .add_service(RefreshServiceServer::new(refresh).max_decoding_message_size(max_bytes))
@@ -271,7 +290,7 @@ impl Contract {
                 contract.rpcs.extend(service.method.iter().map(|method| {
                     (
                         format!("/{name}/{}", method.name()),
-                        method.server_streaming(),
+                        method.server_streaming() || method.client_streaming(),
                     )
                 }));
                 contract.services.push(name);

@@ -5,7 +5,7 @@
 
 use std::marker::PhantomData;
 
-use bytes::{BufMut as _, Bytes};
+use bytes::{Buf as _, BufMut as _, Bytes};
 use prost::Message;
 use tonic::{
     Status,
@@ -103,10 +103,9 @@ impl From<steadfast_catalog::EncodedAnswer> for Encoded {
 impl Encoded {
     /// The message, for callers that want it decoded.
     pub(crate) fn decode<M: Message + Default>(self) -> Result<tonic::Response<M>, Status> {
-        let mut message = M::default();
-        for part in self.0 {
-            message.merge(part).map_err(|_| super::status::internal())?;
-        }
+        let [body, detail, read_state] = self.0;
+        let whole = body.chain(detail).chain(read_state);
+        let message = M::decode(whole).map_err(|_| super::status::internal())?;
         Ok(tonic::Response::new(message))
     }
 }

@@ -13,7 +13,10 @@ use std::{
 use bytes::Bytes;
 use prost::Message;
 use steadfast_api::{
-    registry::v1::{self as registry, registry_service_server::RegistryServiceServer},
+    registry::v1::{
+        self as registry, icon_service_server::IconServiceServer,
+        registry_service_server::RegistryServiceServer,
+    },
     schema::v1::{self as schema, schema_service_server::SchemaServiceServer},
     watch::v1::{self as watch, watch_service_server::WatchServiceServer},
 };
@@ -26,6 +29,7 @@ use tonic::{
 use tower::Service;
 
 use super::{
+    icon::IconEdge,
     raw::{Encoded, RawCodec},
     registry::RegistryEdge,
     schema::SchemaEdge,
@@ -48,6 +52,14 @@ pub(crate) struct RegistryRoute {
 pub(crate) struct SchemaRoute {
     edge: Arc<SchemaEdge>,
     rest: SchemaServiceServer<SchemaEdge>,
+    max_bytes: usize,
+}
+
+/// IconService.
+#[derive(Clone)]
+pub(crate) struct IconRoute {
+    edge: Arc<IconEdge>,
+    rest: IconServiceServer<IconEdge>,
     max_bytes: usize,
 }
 
@@ -91,6 +103,12 @@ route!(
     SchemaEdge,
     SchemaServiceServer,
     "steadfast.schema.v1.SchemaService"
+);
+route!(
+    IconRoute,
+    IconEdge,
+    IconServiceServer,
+    "steadfast.registry.v1.IconService"
 );
 route!(
     WatchRoute,
@@ -159,6 +177,30 @@ impl Service<http::Request<Body>> for SchemaRoute {
                         edge.reach(request.min_revision.as_ref()).await?;
                         edge.get_schema(&request)
                     }),
+                },
+            ),
+            _ => self.rest.call(request),
+        }
+    }
+}
+
+impl Service<http::Request<Body>> for IconRoute {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Answer {
+        let edge = Arc::clone(&self.edge);
+        match request.uri().path() {
+            "/steadfast.registry.v1.IconService/GetIcon" => unary(
+                request,
+                self.max_bytes,
+                move |request: registry::GetIconRequest| {
+                    Reply::later(async move { edge.get_icon(&request).await })
                 },
             ),
             _ => self.rest.call(request),

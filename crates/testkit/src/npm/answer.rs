@@ -98,6 +98,9 @@ fn right_answer(shared: &Shared, request: &HttpRequest<Incoming>, path: &str) ->
         .read()
         .unwrap_or_else(PoisonError::into_inner);
     let trimmed = catalogue.view == View::Trimmed;
+    if let Some(file) = catalogue.file(path) {
+        return packument(file, file, request.headers(), trimmed);
+    }
     if let Some(api) = path.strip_prefix("/-/") {
         if trimmed {
             return error_answer(StatusCode::NOT_FOUND, "Not Found");

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     View,
-    render::Rendered,
+    render::{Document, Rendered},
     spec::{GeneratedPackages, PackageSpec},
 };
 
@@ -21,6 +21,8 @@ pub(super) struct Catalogue {
     stated: BTreeMap<String, Entry>,
     generated: Vec<(GeneratedPackages, Vec<OnceLock<Arc<Rendered>>>)>,
     pub(super) view: View,
+    /// Plain files by path, as a CDN has them.
+    files: BTreeMap<String, Document>,
 }
 
 #[derive(Debug)]
@@ -51,6 +53,19 @@ impl Catalogue {
 
     pub(super) fn remove(&mut self, name: &str) -> bool {
         self.stated.remove(name).is_some()
+    }
+
+    pub(super) fn put_file(&mut self, path: &str, bytes: &[u8]) {
+        self.files
+            .insert(path.to_owned(), Document::of_bytes(bytes));
+    }
+
+    pub(super) fn remove_file(&mut self, path: &str) -> bool {
+        self.files.remove(path).is_some()
+    }
+
+    pub(super) fn file(&self, path: &str) -> Option<&Document> {
+        self.files.get(path)
     }
 
     pub(super) fn generate(&mut self, group: GeneratedPackages) {

@@ -64,7 +64,12 @@ impl Rendered {
 
 impl Document {
     fn new(value: &Value) -> Self {
-        let plain = Bytes::from(value.to_string());
+        Self::of_bytes(value.to_string().as_bytes())
+    }
+
+    /// Any file.
+    pub(super) fn of_bytes(bytes: &[u8]) -> Self {
+        let plain = Bytes::copy_from_slice(bytes);
         Self {
             gzip: gzip(&plain),
             etag: format!("\"{}\"", &hex::encode(Sha256::digest(&plain))[..32]),

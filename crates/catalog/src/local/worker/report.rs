@@ -182,7 +182,7 @@ pub(super) fn of_look(
             report.package(&write.name, write.package.is_some(), "");
         }
     }
-    for (name, _) in &comparison.removals {
+    for name in &comparison.removals {
         report.package(name, true, "removed: its folder is gone");
     }
     let changed: BTreeSet<&str> = comparison

@@ -1,6 +1,8 @@
 //! What a refresh did, in tables.
 
-use steadfast_client::api::registry::v1::{Refresh, RefreshItem, RefreshOutcome, RefreshState};
+use steadfast_client::api::registry::v1::{
+    Refresh, RefreshItem, RefreshKind, RefreshOutcome, RefreshState,
+};
 
 use crate::{json, moment, table};
 
@@ -52,10 +54,12 @@ pub(super) fn text(refresh: &Refresh, items: &[RefreshItem]) -> String {
     parts.join("\n\n")
 }
 
-/// `PACKAGE`, `PACKAGE@VERSION` for a schema, or the source of a listing.
+/// `PACKAGE`, `PACKAGE@VERSION` for a schema, `PACKAGE/SHAPE.FORMAT` for an icon, or the source of a listing.
 pub(super) fn name(item: &RefreshItem) -> String {
     if !item.source.is_empty() {
         table::clean(&format!("listing of {}", item.source))
+    } else if item.kind() == RefreshKind::Icons {
+        table::clean(&format!("{}/{}", item.package, item.version))
     } else if item.version.is_empty() {
         table::clean(&item.package)
     } else {
@@ -148,7 +152,7 @@ pub(super) fn list_text(refreshes: &[Refresh]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use steadfast_client::api::registry::v1::{RefreshCounts, RefreshKind};
+    use steadfast_client::api::registry::v1::RefreshCounts;
 
     use super::*;
 

@@ -1,10 +1,10 @@
 //! Lookups and refreshes.
 
-use steadfast_catalog::{self as catalog, JsonError};
+use steadfast_catalog::{self as catalog, BundleError, JsonError};
 use steadfast_store as store;
 use tonic::Code;
 
-use super::{Problem, RETRY, of_store, store_changed};
+use super::{Problem, RETRY, internal_problem, of_store, store_changed};
 
 /// A lookup or refresh that fails.
 pub(crate) fn of_catalog(error: &catalog::Error) -> Problem {
@@ -34,6 +34,14 @@ pub(crate) fn of_catalog(error: &catalog::Error) -> Problem {
         } => Problem::new(Code::FailedPrecondition, "SCHEMA_UNUSABLE", message)
             .with("package", package)
             .with("version", version),
+        E::IconNotFound { package, .. } => {
+            not_found("ICON_NOT_FOUND", message).with("package", package)
+        }
+        E::IconNotFetched { package, .. } => {
+            Problem::new(Code::Unavailable, "ICON_NOT_FETCHED", message)
+                .with("package", package)
+                .retry(RETRY)
+        }
         E::InvalidSpecifier { field, source } => {
             Problem::new(Code::InvalidArgument, "INVALID_SPECIFIER", message)
                 .with("position", source.position)
@@ -103,6 +111,8 @@ pub(crate) fn of_catalog(error: &catalog::Error) -> Problem {
                 .with("id", id)
                 .retry(RETRY)
         }
+        E::Bundle(error) => of_bundle(error, message),
+        E::CatalogBusy => Problem::new(Code::Unavailable, "CATALOGUE_BUSY", message).retry(RETRY),
         E::RequestIdReused => of_store(&store::Error::RequestIdReused),
         E::RevisionNotReached { wanted, applied } => {
             Problem::new(Code::Unavailable, "REVISION_NOT_REACHED", message)
@@ -115,6 +125,31 @@ pub(crate) fn of_catalog(error: &catalog::Error) -> Problem {
         E::Internal(what) => {
             tracing::error!(what, "a call failed");
             Problem::new(Code::Internal, "INTERNAL", message)
+        }
+    }
+}
+
+/// A bundle that is refused, or a file that cannot be handled.
+fn of_bundle(error: &BundleError, message: String) -> Problem {
+    use BundleError as E;
+    let invalid = |reason| Problem::new(Code::InvalidArgument, reason, message.clone());
+    match error {
+        E::NotABundle | E::Invalid { .. } => invalid("BUNDLE_INVALID"),
+        E::Truncated => invalid("BUNDLE_TRUNCATED"),
+        E::Altered => invalid("BUNDLE_ALTERED"),
+        E::Newer { found } => {
+            Problem::new(Code::FailedPrecondition, "BUNDLE_NEWER", message).with("format", found)
+        }
+        E::TooLarge { limit_bytes } => {
+            Problem::new(Code::ResourceExhausted, "BUNDLE_TOO_LARGE", message)
+                .with("limit", limit_bytes)
+        }
+        E::File(error) => {
+            tracing::error!(
+                error = error as &dyn std::error::Error,
+                "a bundle's file in the folder for temporary files cannot be handled"
+            );
+            internal_problem()
         }
     }
 }
