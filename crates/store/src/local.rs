@@ -12,6 +12,7 @@ use crate::{
     Error, Landed, Lease, Op, PackageWrite, RefreshDeltas, RefreshItemRow, RefreshRow, SchemaRow,
     Store,
     engine::{Tx, statements},
+    icon::{IconRow, icons_of_in},
     log,
     package::{json_array, put_checked},
     refresh_run::{add_items, apply, count_items},
@@ -75,6 +76,8 @@ pub struct LocalView {
     pub origins: Vec<PackageOrigin>,
     /// Of the packages that were asked about.
     pub schemas: Vec<SchemaRow>,
+    /// Of the same.
+    pub icons: Vec<IconRow>,
     /// The leases of roots that some replica holds.
     pub held: BTreeSet<String>,
 }
@@ -142,8 +145,8 @@ impl LocalSave {
 // === impl Store ===
 
 impl Store {
-    /// What is stored, to compare a root with: the origins of all packages, and the schemas of those that are named or that the source
-    /// brought.
+    /// What is stored, to compare a root with: the origins of all packages, and the schemas and icons of those that are named or that the
+    /// source brought.
     ///
     /// # Errors
     /// If the database does not answer.
@@ -159,12 +162,15 @@ impl Store {
             .map(|row| row.name.as_str())
             .chain(names.iter().map(String::as_str))
             .collect();
-        let schemas = schemas_of_in(&mut tx, Some(&json_array(names.iter())?)).await?;
+        let names = json_array(names.iter())?;
+        let schemas = schemas_of_in(&mut tx, Some(&names)).await?;
+        let icons = icons_of_in(&mut tx, Some(&names)).await?;
         let held: Vec<NameRow> = tx.statement(&HELD).all().await?;
         tx.rollback().await?;
         Ok(LocalView {
             origins,
             schemas,
+            icons,
             held: held.into_iter().map(|row| row.name).collect(),
         })
     }

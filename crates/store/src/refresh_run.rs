@@ -190,12 +190,13 @@ impl Sum for RefreshDeltas {
 // === impl PackageWrite ===
 
 impl PackageWrite {
-    /// Whether it changes something that callers can see. What is said of icons is compared when it is written.
+    /// Whether it may change something that callers can see: what is said of icons is compared when it is written.
     #[must_use]
     pub fn takes_revision(&self) -> bool {
         self.package.is_some()
             || self.schemas.iter().any(|schema| !schema.silent)
             || !self.gone.is_empty()
+            || !self.icons.is_empty()
             || self.remove
     }
 
@@ -206,7 +207,6 @@ impl PackageWrite {
             || !self.schemas.is_empty()
             || self.etag.is_some()
             || self.absent.is_some()
-            || !self.icons.is_empty()
     }
 }
 

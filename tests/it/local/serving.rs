@@ -100,6 +100,24 @@ async fn rule_4_a_monorepo_is_served_and_its_edits_are_told_within_a_second() {
             },
         )
         .await;
+        let pictured = name("adaptor-001");
+        within_a_second(
+            &mut watch,
+            &format!("upsert icon {pictured}/square.svg"),
+            |attempt| {
+                let svg = format!(
+                    "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 1 {}\"/>",
+                    attempt + 1
+                );
+                repo.write("packages/adaptor-001/assets/square.svg", &svg);
+            },
+        )
+        .await;
+        let shown = server
+            .cli(&["icon", "list", &pictured, "-o", "json"])
+            .await
+            .json();
+        assert_eq!(shown["icons"].as_array().map(Vec::len), Some(3), "{shown}");
         let added = name("added");
         within_a_second(
             &mut watch,
@@ -136,8 +154,7 @@ async fn rule_4_a_monorepo_is_served_and_its_edits_are_told_within_a_second() {
         listed(server, PACKAGES).await;
         let gone = server.cli(&["package", "get", &added]).await;
         assert!(gone.failure(5).contains("PACKAGE_NOT_FOUND"));
-        // A schema that is taken away is told of, too; an icon alone is no change of the package.
-        repo.icon("adaptor-002", "square.svg");
+        // A schema that is taken away is told of, too.
         let path = "packages/adaptor-002/configuration-schema.json";
         fs::remove_file(repo.path().join(path)).expect("removed");
         let without = name("adaptor-002");

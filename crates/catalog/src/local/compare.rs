@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use steadfast_store::{
-    LocalView, PackageOrigin, PackageRow, PackageWrite, SchemaBlob, SchemaRow, SchemaWrite,
+    IconContent, IconRow, IconWrite, LocalView, PackageOrigin, PackageRow, PackageWrite,
+    SchemaBlob, SchemaRow, SchemaWrite,
 };
 
 use super::{
     Origin, RootKey,
-    folder::{Broken, Found, Listing, RootError},
+    folder::{Broken, Found, FoundIcon, Listing, RootError},
 };
 use crate::{
     options::{Options, SourceKind},
@@ -153,6 +154,10 @@ pub(crate) fn compare(
         schemas.entry(&schema.package).or_default().push(schema);
     }
     let schemas_of = |name: &str| schemas.get(name).map_or(&[][..], Vec::as_slice);
+    let mut icons: BTreeMap<&str, Vec<&IconRow>> = BTreeMap::new();
+    for icon in &view.icons {
+        icons.entry(&icon.package).or_default().push(icon);
+    }
     let mut taken: BTreeMap<&str, &Found> = BTreeMap::new();
     let mut comparison = Comparison::default();
     for found in &listing.packages {
@@ -177,7 +182,8 @@ pub(crate) fn compare(
     }
     for (name, found) in &taken {
         let row = stored.get(name).copied();
-        let write = write(found, row, schemas_of(name), own)?;
+        let mut write = write(found, row, schemas_of(name), own)?;
+        write.icons = icon_writes(found, icons.get(name).map_or(&[][..], Vec::as_slice));
         let anything = write.takes_revision() || write.etag.is_some();
         if !write.takes_revision() {
             comparison.unchanged.push((*name).to_owned());
@@ -266,6 +272,34 @@ fn write(
     let others = known.iter().filter(|schema| schema.version != LOCAL);
     write.gone = others.map(|schema| schema.version.clone()).collect();
     Ok(write)
+}
+
+/// What is to be written of a package's icons. The folder is the truth: whatever else is known of them is forgotten.
+fn icon_writes(found: &Found, known: &[&IconRow]) -> Vec<IconWrite> {
+    let is_place = |icon: &FoundIcon, row: &IconRow| {
+        icon.shape.as_str() == row.shape && icon.format.ext() == row.ext
+    };
+    let new = found.icons.iter().filter(|icon| {
+        let before = known.iter().find(|row| is_place(icon, row));
+        before.is_none_or(|row| row.hash.as_ref() != Some(&icon.blob.hash))
+    });
+    let new = new.map(|icon| IconWrite {
+        shape: icon.shape.as_str().to_owned(),
+        ext: icon.format.ext().to_owned(),
+        content: IconContent::Found {
+            blob: icon.blob.clone(),
+            upstream_etag: String::new(),
+        },
+    });
+    let gone = known
+        .iter()
+        .filter(|row| !found.icons.iter().any(|icon| is_place(icon, row)));
+    let gone = gone.map(|row| IconWrite {
+        shape: row.shape.clone(),
+        ext: row.ext.clone(),
+        content: IconContent::Gone,
+    });
+    new.chain(gone).collect()
 }
 
 // === impl Comparison ===

@@ -1,6 +1,8 @@
 use std::{sync::Arc, time::Duration};
 
+use steadfast_store::IconBlob;
 use steadfast_types::ReplicaId;
+use steadfast_upstream::{IconFormat, IconShape};
 
 use super::*;
 use crate::{
@@ -245,4 +247,52 @@ fn what_a_registry_had_before_is_forgotten_with_its_versions() {
     let found = run(&there, &registry, &own).expect("usable");
     assert_eq!(found.writes[0].gone, ["7.2.0"]);
     assert_eq!(Arc::new(found).compared["x"].source, "last");
+}
+
+#[test]
+fn icons_follow_their_files() {
+    let own = key("dev", "/a");
+    let icon = |shape, text: &str| FoundIcon {
+        shape,
+        format: IconFormat::Svg,
+        blob: IconBlob {
+            hash: content_hash(text.as_bytes()),
+            bytes: text.into(),
+        },
+    };
+    let with = |icons: Vec<FoundIcon>| {
+        let mut x = found("x", "x", None);
+        x.icons = icons;
+        listing(vec![x])
+    };
+    let first = with(vec![icon(IconShape::Square, "1")]);
+    let compared = run(&first, &LocalView::default(), &own).expect("usable");
+    let mut view = stored(&compared);
+    let row = |shape: &str, hash: Option<&str>| IconRow {
+        package: "x".to_owned(),
+        shape: shape.to_owned(),
+        ext: "svg".to_owned(),
+        hash: hash.map(|text| content_hash(text.as_bytes())),
+        size: 1,
+        upstream_etag: String::new(),
+        misses: 0,
+        due: false,
+    };
+    view.icons = vec![row("square", Some("1"))];
+    assert!(run(&first, &view, &own).expect("usable").is_settled());
+    // An edited one is that icon and nothing else.
+    let edited = with(vec![icon(IconShape::Square, "2")]);
+    let compared = run(&edited, &view, &own).expect("usable");
+    let write = &compared.writes[0];
+    assert!(write.package.is_none() && write.schemas.is_empty() && write.takes_revision());
+    let [new] = &write.icons[..] else {
+        panic!("{:?}", write.icons);
+    };
+    assert!(matches!(&new.content, IconContent::Found { blob, .. } if blob.bytes == b"2"));
+    // One that is gone goes, and what a registry's source had not is forgotten.
+    view.icons.push(row("rectangle", None));
+    let compared = run(&with(Vec::new()), &view, &own).expect("usable");
+    let writes = compared.writes[0].icons.iter();
+    let gone = writes.map(|write| (write.shape.as_str(), write.content == IconContent::Gone));
+    assert!(gone.eq([("square", true), ("rectangle", true)]));
 }

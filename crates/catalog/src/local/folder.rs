@@ -8,7 +8,8 @@
 use std::io::{self, Read as _};
 
 use cap_std::{ambient_authority, fs::Dir};
-use steadfast_upstream::{InvalidManifest, Manifest};
+use steadfast_store::IconBlob;
+use steadfast_upstream::{IconFormat, IconShape, InvalidManifest, Manifest};
 
 use crate::{
     compiled::CompiledSchemas,
@@ -23,11 +24,10 @@ const PACKAGES: &str = "packages";
 const MANIFEST: &str = "package.json";
 const SCHEMA: &str = "configuration-schema.json";
 const ASSETS: &str = "assets";
-/// In the order in which they are preferred.
-const ICONS: [&str; 4] = ["square.svg", "square.png", "rectangle.svg", "rectangle.png"];
 
 /// Larger ones are refused.
 const MANIFEST_BYTES_MAX: u64 = 1 << 20;
+const ICON_BYTES_MAX: u64 = 1 << 20;
 
 /// Folders below `packages`, at most.
 const FOLDERS_MAX: usize = 10_000;
@@ -52,8 +52,16 @@ pub(crate) struct Found {
     pub(crate) document: PackageDocument,
     /// Its schema.
     pub(crate) schema: Option<std::sync::Arc<Schema>>,
-    /// Paths of its icons, relative to the root.
-    pub(crate) icons: Vec<String>,
+    /// Its icons.
+    pub(crate) icons: Vec<FoundIcon>,
+}
+
+/// An icon of a package.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FoundIcon {
+    pub(crate) shape: IconShape,
+    pub(crate) format: IconFormat,
+    pub(crate) blob: IconBlob,
 }
 
 /// A folder that cannot be taken.
@@ -185,14 +193,18 @@ fn read_package(
     let schema = read_schema(dir, &file, compiled)
         .map_err(|wrong| broken(file.clone(), Some(&name), wrong))?;
     let assets = format!("{base}/{ASSETS}");
-    let icons = if dir.metadata(&assets).is_ok_and(|found| found.is_dir()) {
+    let mut icons = Vec::new();
+    if dir.metadata(&assets).is_ok_and(|found| found.is_dir()) {
         watched.push(assets.clone());
-        let paths = ICONS.map(|icon| format!("{assets}/{icon}"));
-        let is_there = |path: &String| dir.metadata(path).is_ok_and(|found| found.is_file());
-        paths.into_iter().filter(is_there).collect()
-    } else {
-        Vec::new()
-    };
+        for shape in IconShape::ALL {
+            for format in IconFormat::ALL {
+                let file = format!("{assets}/{}.{}", shape.as_str(), format.ext());
+                let icon = read_icon(dir, &file, shape, format)
+                    .map_err(|wrong| broken(file, Some(&name), wrong))?;
+                icons.extend(icon);
+            }
+        }
+    }
     Ok(Some(Found {
         folder,
         document: document(manifest, source),
@@ -223,6 +235,31 @@ fn read_schema(
         Ok(_) => Ok(Some(schema)),
         Err(reason) => Err(invalid(format!("it is no usable JSON Schema: {reason}"))),
     }
+}
+
+fn read_icon(
+    dir: &Dir,
+    file: &str,
+    shape: IconShape,
+    format: IconFormat,
+) -> Result<Option<FoundIcon>, Unreadable> {
+    let Some(bytes) = read_file(dir, file, ICON_BYTES_MAX)? else {
+        return Ok(None);
+    };
+    if IconFormat::sniff(&bytes) != Some(format) {
+        return Err(Unreadable {
+            reason: "LOCAL_ICON_INVALID",
+            message: format!("its bytes are no {}", format.media_type()),
+        });
+    }
+    Ok(Some(FoundIcon {
+        shape,
+        format,
+        blob: IconBlob {
+            hash: content_hash(&bytes),
+            bytes,
+        },
+    }))
 }
 
 /// A file beneath the root; `None` if there is none.

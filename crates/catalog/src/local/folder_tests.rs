@@ -2,6 +2,10 @@ use std::{fs, os::unix::fs::symlink, path::Path};
 
 use super::*;
 
+const SVG: &str = "<svg xmlns=\"http://www.w3.org/2000/svg\"/>";
+/// Its beginning, as far as it is looked at.
+const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\x06\0\0\0\0";
+
 fn put(root: &Path, path: &str, text: &str) {
     let path = root.join(path);
     fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
@@ -39,9 +43,10 @@ fn packages_schemas_and_icons_are_found() {
         "packages/http/configuration-schema.json",
         r#"{"type":"object"}"#,
     );
-    put(root.path(), "packages/http/assets/square.png", "x");
-    put(root.path(), "packages/http/assets/rectangle.svg", "x");
+    let assets = root.path().join("packages/http/assets");
+    put(root.path(), "packages/http/assets/rectangle.svg", SVG);
     put(root.path(), "packages/http/assets/other.gif", "x");
+    fs::write(assets.join("square.png"), PNG).expect("written");
     package(root.path(), "common", "@openfn/language-common");
     put(root.path(), "packages/README.md", "no package");
     put(
@@ -61,13 +66,15 @@ fn packages_schemas_and_icons_are_found() {
         http.schema.as_ref().expect("one").text,
         r#"{"type":"object"}"#
     );
-    assert_eq!(
-        http.icons,
-        [
-            "packages/http/assets/square.png",
-            "packages/http/assets/rectangle.svg"
-        ]
-    );
+    let icons = http.icons.iter().map(|icon| {
+        let place = (icon.shape.as_str(), icon.format.ext());
+        (place, icon.blob.bytes.as_slice())
+    });
+    let expected = [
+        (("square", "png"), PNG),
+        (("rectangle", "svg"), SVG.as_bytes()),
+    ];
+    assert!(icons.eq(expected), "{:?}", http.icons);
     assert!(listing.packages[0].schema.is_none());
     let watched = [
         "",
@@ -232,4 +239,20 @@ fn a_root_that_is_gone_is_no_empty_root() {
         assert_eq!(refused.reason(), "LOCAL_ROOT_UNREADABLE", "{refused}");
         assert!(refused.to_string().contains(path.to_str().expect("text")));
     }
+}
+
+#[test]
+fn an_icon_that_is_none_makes_its_package_broken() {
+    let root = tempfile::tempdir().expect("a folder");
+    package(root.path(), "a", "a");
+    put(root.path(), "packages/a/assets/square.png", SVG);
+    package(root.path(), "b", "b");
+    put(root.path(), "packages/b/assets/square.svg", SVG);
+    let listing = look(root.path());
+    assert_eq!(names(&listing), ["b"]);
+    assert_eq!(
+        reasons(&listing),
+        [("packages/a/assets/square.png", "LOCAL_ICON_INVALID")]
+    );
+    assert_eq!(listing.broken[0].name.as_deref(), Some("a"));
 }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use steadfast_store::{LocalReport, RefreshDeltas, RefreshItemRow, RefreshRow};
+use steadfast_store::{
+    IconContent, IconWrite, LocalReport, RefreshDeltas, RefreshItemRow, RefreshRow,
+};
 
 use super::super::{
     RootKey,
@@ -199,6 +201,12 @@ pub(super) fn of_look(
             .any(|shadowed| shadowed.folder == found.folder);
         if is_taken {
             report.schema(name, changed.contains(name), found.schema.is_some());
+            let write = comparison.writes.iter().find(|write| write.name == name);
+            report.icons(
+                name,
+                found.icons.len(),
+                write.map_or(&[], |write| &write.icons),
+            );
         }
     }
     for shadowed in &comparison.shadowed {
@@ -265,6 +273,28 @@ impl Report<'_> {
         }
     }
 
+    fn icons(&mut self, name: &str, present: usize, writes: &[IconWrite]) {
+        if !self.run.icons || !self.wants(name) {
+            return;
+        }
+        let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        let is_gone = |write: &&IconWrite| write.content == IconContent::Gone;
+        let gone = writes.iter().filter(is_gone).count();
+        let deltas: &mut RefreshDeltas = &mut self.told.deltas;
+        deltas.icons_listed += count(present + gone);
+        deltas.icons_changed += count(writes.len());
+        deltas.icons_unchanged += count(present - (writes.len() - gone));
+        for write in writes {
+            let place = format!("{}.{}", write.shape, write.ext);
+            let message = if is_gone(&write) {
+                "removed: its file is gone"
+            } else {
+                ""
+            };
+            self.item_of("icons", name, &place, "changed", "", message.to_owned());
+        }
+    }
+
     fn broken(&mut self, broken: &Broken) {
         let label = broken.label();
         if !self.wants(&label) {
@@ -312,6 +342,18 @@ impl Report<'_> {
 
     fn item(&mut self, kind: &str, package: &str, outcome: &str, reason: &str, message: String) {
         let version = if kind == "schemas" { LOCAL } else { "" };
+        self.item_of(kind, package, version, outcome, reason, message);
+    }
+
+    fn item_of(
+        &mut self,
+        kind: &str,
+        package: &str,
+        version: &str,
+        outcome: &str,
+        reason: &str,
+        message: String,
+    ) {
         self.told.items.push(RefreshItemRow {
             kind: kind.to_owned(),
             package: package.to_owned(),
