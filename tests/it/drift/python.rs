@@ -1,6 +1,8 @@
 //! An agent in Python, with the stubs that the stock generator makes of the contract: it reports what a provider runs, loses the answer
 //! to a page on the way, and sees its drifts.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use steadfast_client::api::drift::v1::{InventoryState, ListInventoriesRequest};
 use steadfast_testkit::{
@@ -10,6 +12,7 @@ use steadfast_testkit::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
+    time::timeout,
 };
 
 use super::stage::Stage;
@@ -87,12 +90,17 @@ while True:
 print(json.dumps(told))
 "#;
 
+/// The stubs are made first.
+const CONNECTS_WITHIN: Duration = Duration::from_secs(60);
+
 /// The page whose answer is lost.
 const LOST: usize = 3;
 
 /// Cuts the agent's connection once the server has written a page, whose answer it holds back.
 async fn lose_an_answer(stage: &Stage, proxy: &Proxy, control: &TcpListener) {
-    let (mut agent, _) = control.accept().await.expect("the agent connects");
+    // One that could not even start never does.
+    let accepted = timeout(CONNECTS_WITHIN, control.accept()).await;
+    let (mut agent, _) = accepted.expect("in time").expect("the agent connects");
     let mut next = [0; 4];
     agent.read_exact(&mut next).await.expect("it says so");
     assert_eq!(&next, b"next");

@@ -207,14 +207,15 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
         .unwrap_or_else(|_| panic!("not within {DEADLINE:?}: {what}"))
 }
 
-/// A source on a registry, patient for milliseconds only.
+/// A source on a registry, patient for seconds only: long enough for a machine that is busy with other tests, as what is asked for
+/// twice is counted.
 pub(crate) fn source(npm: &NpmServer, names: &[&str]) -> Source {
     let client = HttpClient::new(HttpOptions {
         retries_max: 1,
         backoff_initial: Duration::from_millis(1),
         backoff_max: Duration::from_millis(5),
-        idle_timeout: Duration::from_millis(500),
-        attempt_timeout: Duration::from_secs(2),
+        idle_timeout: Duration::from_secs(2),
+        attempt_timeout: Duration::from_secs(4),
         retry_after_max: Duration::from_secs(1),
         system_proxy: false,
         ..Default::default()
