@@ -26,6 +26,10 @@ pub struct Source {
 
 /// What a source is.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a process has a few, which are never moved"
+)]
 pub enum SourceKind {
     /// A registry that speaks npm's protocol.
     Npm(NpmSource),
