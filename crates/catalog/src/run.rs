@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -146,7 +147,17 @@ impl Run<'_> {
             while next < packages.len() && reading.len() < concurrency * READ_AHEAD {
                 if next % window == 0 {
                     let last = packages.len().min(next + window) - 1;
-                    self.announce(packages[last].name.as_str(), listed).await?;
+                    let announced = self.announce(packages[last].name.as_str(), listed);
+                    // The reads go on meanwhile: they hold connections to the database, perhaps all of them, and give none back
+                    // while nobody polls them.
+                    let mut announced = pin!(announced);
+                    loop {
+                        tokio::select! {
+                            biased;
+                            announced = &mut announced => break announced?,
+                            Some(read) = reading.next() => read?,
+                        }
+                    }
                 }
                 reading.push(read_and_send(&reader, packages[next], &send));
                 next += 1;

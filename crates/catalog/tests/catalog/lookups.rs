@@ -5,7 +5,7 @@ use steadfast_api::{
     registry::v1::{ListPackagesRequest, MatchKind, ResolvePackageResponse},
     schema::v1::{AuthKind, ValidateDocumentRequest},
 };
-use steadfast_catalog::Error;
+use steadfast_catalog::{Error, Options};
 use steadfast_testkit::{PackageSpec, VersionSpec, npm::GeneratedPackages};
 
 use crate::fixture::{DOTTED, Database, FHIR, HTTP, counts, options, registry};
@@ -170,4 +170,31 @@ async fn many_packages_are_read_once_each() {
                 .is_sorted_by_key(|package| package.name.clone())
         );
     }
+}
+
+/// Each package that is read holds a connection for a moment, and so does whoever announces that more are begun.
+#[tokio::test]
+async fn more_packages_are_read_at_a_time_than_there_are_connections() {
+    let mut database = Database::postgres().await;
+    database.options.max_connections = 2;
+    let npm = registry().await;
+    let generated = GeneratedPackages {
+        prefix: "@bench/package-".into(),
+        count: 600,
+        versions: 1,
+    };
+    let names: Vec<String> = (0..generated.count)
+        .map(|index| generated.name(index))
+        .collect();
+    npm.generate(generated);
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let options = Options {
+        refresh_concurrency: 32,
+        ..options(&npm, &names)
+    };
+    let replica = database.replica(options).await;
+    let filled = replica.filled().await;
+    assert_eq!(counts(&filled)[0], [600, 600, 0, 0]);
+    let attempts = filled.refresh.expect("has a refresh").attempts;
+    assert_eq!(attempts, 1, "nothing interrupted it");
 }
