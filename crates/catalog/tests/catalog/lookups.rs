@@ -1,5 +1,7 @@
 //! Answers over a real fill: documents checked, specifiers resolved, generated packages listed.
 
+use std::time::Duration;
+
 use serde_json::json;
 use steadfast_api::{
     registry::v1::{ListPackagesRequest, MatchKind, ResolvePackageResponse},
@@ -177,6 +179,8 @@ async fn many_packages_are_read_once_each() {
 async fn more_packages_are_read_at_a_time_than_there_are_connections() {
     let mut database = Database::postgres().await;
     database.options.max_connections = 2;
+    // The one connection that is left for reads is waited for by many, on a busy machine for long.
+    database.options.connect_timeout = Duration::from_secs(10);
     let npm = registry().await;
     let generated = GeneratedPackages {
         prefix: "@bench/package-".into(),
