@@ -92,7 +92,7 @@ use node::{NodeReports, Registrations};
 use own::OwnCommits;
 use pipeline::Pipeline;
 use publish::Publishes;
-use saga::{SagaStarts, SagaTransitions};
+use saga::SagaWrites;
 
 /// An open database. Clones share it.
 #[derive(Clone)]
@@ -103,8 +103,7 @@ pub struct Store {
 struct Inner {
     db: Db,
     publishes: Pipeline<Publishes>,
-    sagas: Pipeline<SagaTransitions>,
-    saga_starts: Pipeline<SagaStarts>,
+    sagas: Pipeline<SagaWrites>,
     drift_records: Pipeline<Records>,
     drift_reports: Pipeline<Reports>,
     node_registrations: Pipeline<Registrations>,
@@ -131,16 +130,11 @@ impl Store {
             own: own.clone(),
         };
         let publishes = Pipeline::start(publishes, options.write_deadline);
-        let sagas = SagaTransitions {
+        let sagas = SagaWrites {
             db: db.clone(),
             own: own.clone(),
         };
         let sagas = Pipeline::start(sagas, options.write_deadline);
-        let saga_starts = SagaStarts {
-            db: db.clone(),
-            own: own.clone(),
-        };
-        let saga_starts = Pipeline::start(saga_starts, options.write_deadline);
         let drift_records = Pipeline::start(Records { db: db.clone() }, options.write_deadline);
         let drift_reports = Pipeline::start(Reports { db: db.clone() }, options.write_deadline);
         let registrations = Registrations { db: db.clone() };
@@ -151,7 +145,6 @@ impl Store {
                 db,
                 publishes,
                 sagas,
-                saga_starts,
                 drift_records,
                 drift_reports,
                 node_registrations,
@@ -196,12 +189,8 @@ impl Store {
         &self.inner.db
     }
 
-    pub(crate) fn saga_transitions(&self) -> &Pipeline<SagaTransitions> {
+    pub(crate) fn saga_writes(&self) -> &Pipeline<SagaWrites> {
         &self.inner.sagas
-    }
-
-    pub(crate) fn saga_starts(&self) -> &Pipeline<SagaStarts> {
-        &self.inner.saga_starts
     }
 
     pub(crate) fn drift_records(&self) -> &Pipeline<Records> {

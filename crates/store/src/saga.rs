@@ -10,6 +10,7 @@ mod row;
 mod start;
 mod steer;
 mod transition;
+mod write;
 
 pub use definition::{SagaDefinitionRow, SagaPlanRow};
 pub use row::{SagaEventRow, SagaListFilter, SagaRow};
@@ -17,7 +18,7 @@ pub use start::{NewSaga, SagaFirst, StartedSaga};
 pub use steer::{SteerWrite, Steered};
 pub use transition::{SagaTransition, TransitionOutcome};
 
-pub(crate) use {start::SagaStarts, transition::SagaTransitions};
+pub(crate) use write::SagaWrites;
 
 /// The topic of sagas; the key is the saga's id, the etag its state and how many transitions it has made.
 pub const SAGA_TOPIC: &str = "saga";
@@ -31,6 +32,7 @@ pub(crate) fn statements() -> Vec<&'static crate::engine::Sql> {
         start::STATEMENTS,
         steer::STATEMENTS,
         transition::STATEMENTS,
+        write::STATEMENTS,
     ]
     .concat()
 }

@@ -7,4 +7,5 @@ mod leases;
 mod nodes;
 mod plans;
 mod publishing;
+mod saga_batches;
 mod sagas;

@@ -184,6 +184,7 @@ impl Counters {
     async fn read(server: &Server) -> Result<Self, Error> {
         let metrics = load::metrics(server).await?;
         let of = |name: &str| metrics.get(name).copied().unwrap_or_default();
+        let steps = of("steadfast_saga_attempts_total{outcome=\"done\"}");
         let channel = load::connect(server.grpc_address()).await?;
         let head = WatchServiceClient::new(channel)
             .get_head(GetHeadRequest {})
@@ -192,10 +193,10 @@ impl Counters {
             .head
             .map_or(0, |cursor| cursor.revision);
         Ok(Self {
-            commits: of("steadfast_write_batch_size_count{kind=\"saga\"}")
-                + of("steadfast_write_batch_size_count{kind=\"saga_start\"}"),
-            steps: of("steadfast_write_batch_size_sum{kind=\"saga\"}"),
-            starts: of("steadfast_write_batch_size_sum{kind=\"saga_start\"}"),
+            commits: of("steadfast_write_batch_size_count{kind=\"saga\"}"),
+            steps,
+            // Whatever is written of a saga is its start, or the end of a step.
+            starts: of("steadfast_write_batch_size_sum{kind=\"saga\"}") - steps,
             head: head as f64,
             cpu: process::cpu_time(server.pid())?,
             machine: process::machine_cpu_time()?,

@@ -1,32 +1,27 @@
-//! Starting sagas, in batches: one transaction and one revision for all that arrive together. The first intent is part of the
-//! start, so that a saga that is taken in hand at once costs no commit more.
+//! Starting sagas. The first intent is part of the start, so that a saga that is taken in hand at once costs no commit more.
 //!
 //! A start carries its saga's id, which is new: sent again after a lost answer, it finds its own saga.
 
-use std::{collections::HashSet, sync::Arc};
+use std::collections::HashSet;
 
 use sqlx::FromRow;
-use steadfast_types::Mark;
-use uuid::Uuid;
+use steadfast_types::{Mark, Timestamp};
 
-use super::{SAGA_TOPIC, definition::put_plan, row::SagaRow, transition::etag};
+use super::{
+    SAGA_TOPIC,
+    definition::put_plan,
+    row::SagaRow,
+    transition::etag,
+    write::{SagaWrite, SagaWritten},
+};
 use crate::{
     Change, Error, Op, SagaPlanRow, Store,
     engine::{Db, Tx, statements},
-    log,
-    own::{OwnCommits, Tail},
-    pipeline::Kind,
+    own::Tail,
 };
 
 statements! {
-    /// Adds sagas that have no key to wait for, in one call, which is one transaction. `added` is NULL if all of them are new.
-    START = "saga_start" => [
-        postgres {
-            "SELECT now_us, added, head, head_mark FROM saga_start($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, \
-                 $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25)"
-        }
-    ];
-    /// The same for one saga, if it is new. NULL if it is not.
+    /// Adds a saga that has no key to wait for, in one call, which is one transaction. NULL if it is not new.
     START_ONE = "saga_start_one" => [
         postgres {
             "SELECT now_us, head, head_mark FROM saga_start_one($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, \
@@ -101,11 +96,9 @@ pub struct StartedSaga {
     pub waits: bool,
 }
 
-/// Commits batches of starts.
-pub(crate) struct SagaStarts {
-    pub(crate) db: Db,
-    /// Who is told.
-    pub(crate) own: OwnCommits,
+/// Starts on PostgreSQL.
+pub(super) struct SagaStarts<'a> {
+    pub(super) db: &'a Db,
 }
 
 #[derive(FromRow)]
@@ -117,15 +110,6 @@ struct Holder {
 struct CreatedRow {
     created_us: i64,
     started_us: Option<i64>,
-}
-
-#[derive(FromRow)]
-struct AddedRow {
-    now_us: i64,
-    /// A JSON array of ids.
-    added: Option<String>,
-    head: Option<i64>,
-    head_mark: Option<i64>,
 }
 
 /// Of one start.
@@ -142,180 +126,43 @@ impl Store {
     /// # Errors
     /// [`Error::RequestIdReused`], or if the database does not answer.
     pub async fn start_saga(&self, new: NewSaga) -> Result<StartedSaga, Error> {
-        self.saga_starts().submit(new).await
-    }
-}
-
-impl Kind for SagaStarts {
-    type Input = NewSaga;
-    type Output = StartedSaga;
-
-    const NAME: &'static str = "saga_start";
-
-    fn conflict_key(input: &NewSaga) -> Option<String> {
-        input.row.request_key.clone()
-    }
-
-    fn size(input: &NewSaga) -> usize {
-        let row = &input.row;
-        let documents = row.inputs.len() + row.context.len() + row.labels.len();
-        documents + input.free.machine.len() + 512
-    }
-
-    async fn commit(
-        &self,
-        inputs: &[Arc<NewSaga>],
-    ) -> Result<Vec<Result<StartedSaga, Error>>, Error> {
-        let keyed = inputs.iter().any(|new| new.row.concurrency_key.is_some());
-        if keyed || matches!(self.db, Db::Sqlite { .. }) {
-            return self.start_each(inputs).await;
-        }
-        self.start_free(inputs).await
-    }
-}
-
-impl SagaStarts {
-    /// In one transaction, one after the other.
-    async fn start_each(
-        &self,
-        inputs: &[Arc<NewSaga>],
-    ) -> Result<Vec<Result<StartedSaga, Error>>, Error> {
-        let mut tx = self.db.begin().await?;
-        let mut outcomes = Vec::with_capacity(inputs.len());
-        let mut changes = Vec::new();
-        let mut planned = HashSet::new();
-        for new in inputs {
-            if planned.insert(new.plan.hash.as_str()) {
-                put_plan(&mut tx, &new.plan).await?;
-            }
-            let started = match start_in(&mut tx, new).await {
-                Err(Error::RequestIdReused) => Err(Error::RequestIdReused),
-                Err(error) => return Err(error),
-                Ok((started, is_new)) => {
-                    if is_new {
-                        changes.push(change(&started.row.id, &started.row.state));
-                    }
-                    Ok(started)
-                }
-            };
-            outcomes.push(started);
-        }
-        if changes.is_empty() {
-            tx.rollback().await?;
-            return Ok(outcomes);
-        }
-        let (mark, tail) = log::append_told(&mut tx, &changes).await?;
-        tx.commit().await?;
-        match tail {
-            Some(tail) => self.own.tell(tail, [(mark, "", changes)]),
-            None => self.own.untold(),
-        }
-        Ok(outcomes)
-    }
-
-    /// In one call: sagas without keys need no decision on the way.
-    async fn start_free(
-        &self,
-        inputs: &[Arc<NewSaga>],
-    ) -> Result<Vec<Result<StartedSaga, Error>>, Error> {
-        fn column<'a, T>(inputs: &'a [Arc<NewSaga>], of: impl Fn(&'a NewSaga) -> T) -> Vec<T> {
-            inputs.iter().map(|new| of(new)).collect()
-        }
-        let changes = column(inputs, |new| change(&new.row.id, &new.free.state));
-        let mark = Mark::random();
-        if let [alone] = inputs
-            && let Some(tail) = self.start_one(alone, mark, &changes).await?
+        match self
+            .saga_writes()
+            .submit(SagaWrite::Start(Box::new(new)))
+            .await?
         {
-            self.own.tell(tail, [(mark, "", changes)]);
-            return Ok(vec![Ok(StartedSaga {
-                row: added_row(alone, &alone.free, tail.time.0),
-                replayed: false,
-                waits: false,
-            })]);
+            SagaWritten::Started(started) => Ok(*started),
+            SagaWritten::Moved(_) => Err(Error::Corrupt("saga outcomes")),
         }
-        let mut planned = HashSet::new();
-        let plans = inputs.iter().map(|new| &new.plan);
-        let plans: Vec<&SagaPlanRow> = plans.filter(|plan| planned.insert(&plan.hash)).collect();
-        let added: AddedRow = self
-            .db
-            .write(&START)
-            .bind(mark.to_sql())
-            .bind(Uuid::now_v7().to_string())
-            .bind(log::encode_changes(&changes))
-            .bind_column(plans.iter().map(|plan| plan.hash.as_str()).collect())
-            .bind_column(plans.iter().map(|plan| plan.document.as_str()).collect())
-            .bind_column(column(inputs, |new| new.row.id.as_str()))
-            .bind_column(column(inputs, |new| new.row.kind.as_str()))
-            .bind_column(column(inputs, |new| new.row.definition_name.as_str()))
-            .bind_column(column(inputs, |new| new.row.definition_version))
-            .bind_column(column(inputs, |new| new.row.plan_hash.as_str()))
-            .bind_column(column(inputs, |new| new.row.deployment_id.as_str()))
-            .bind_column(column(inputs, |new| new.row.triggered_by.as_str()))
-            .bind_column(column(inputs, |new| new.row.labels.as_str()))
-            .bind_column(column(inputs, |new| new.row.inputs.as_str()))
-            .bind_column(column(inputs, |new| new.row.context.as_str()))
-            .bind_column(column(inputs, |new| new.row.priority))
-            .bind_column(column(inputs, |new| new.row.request_key.as_deref()))
-            .bind_column(column(inputs, |new| new.row.body_hash.as_str()))
-            .bind_column(column(inputs, |new| new.row.deadline_us))
-            .bind_column(column(inputs, |new| new.free.state.as_str()))
-            .bind_column(column(inputs, |new| new.free.machine.as_str()))
-            .bind_column(column(inputs, |new| new.row.last_write.as_str()))
-            .bind_column(column(inputs, |new| new.free.owner.as_str()))
-            .bind_column(column(inputs, |new| new.free.wake_us))
-            .bind_column(column(inputs, |new| new.free.records.as_str()))
-            .one()
-            .await?;
-        let added_ids: Option<HashSet<String>> = match &added.added {
-            None => {
-                match Tail::of(added.head, added.head_mark, Some(added.now_us)) {
-                    Some(tail) => self.own.tell(tail, [(mark, "", changes)]),
-                    None => self.own.untold(),
-                }
-                None
-            }
-            Some(ids) => {
-                self.own.untold();
-                Some(serde_json::from_str(ids).map_err(|_| Error::Corrupt("started sagas"))?)
-            }
+    }
+}
+
+impl SagaStarts<'_> {
+    /// What was there already.
+    pub(super) async fn found(&self, new: &NewSaga) -> Result<StartedSaga, Error> {
+        let own = self.db.read(&ADDED).bind(&new.row.id).optional().await?;
+        let found = match own {
+            Some(own) => own,
+            None => self.db.read(&FIND).bind(&new.row.request_key).one().await?,
         };
-        let mut outcomes = Vec::with_capacity(inputs.len());
-        for new in inputs {
-            let is_new = added_ids
-                .as_ref()
-                .is_none_or(|ids| ids.contains(&new.row.id));
-            outcomes.push(if is_new {
-                Ok(StartedSaga {
-                    row: added_row(new, &new.free, added.now_us),
-                    replayed: false,
-                    waits: false,
-                })
-            } else {
-                let own = self.db.read(&ADDED).bind(&new.row.id).optional().await?;
-                let found = match own {
-                    Some(own) => own,
-                    None => self.db.read(&FIND).bind(&new.row.request_key).one().await?,
-                };
-                started_before(new, found)
-            });
-        }
-        Ok(outcomes)
+        started_before(new, found)
     }
 
     /// Where it landed, if it is new.
-    async fn start_one(
+    pub(super) async fn start_one(
         &self,
         new: &NewSaga,
         mark: Mark,
-        changes: &[Change],
+        write_id: &str,
+        changes: &str,
     ) -> Result<Option<Tail>, Error> {
         let (row, first) = (&new.row, &new.free);
         let one: OneRow = self
             .db
             .write(&START_ONE)
             .bind(mark.to_sql())
-            .bind(Uuid::now_v7().to_string())
-            .bind(log::encode_changes(changes))
+            .bind(write_id)
+            .bind(changes)
             .bind(&new.plan.hash)
             .bind(&new.plan.document)
             .bind(&row.id)
@@ -343,7 +190,24 @@ impl SagaStarts {
     }
 }
 
-fn change(id: &str, state: &str) -> Change {
+impl StartedSaga {
+    /// One that was just added, without reading it again.
+    pub(super) fn now(new: &NewSaga, time: Timestamp) -> Self {
+        Self {
+            row: added_row(new, &new.free, time.0),
+            replayed: false,
+            waits: false,
+        }
+    }
+}
+
+/// Roughly how many bytes it is.
+pub(super) fn size(new: &NewSaga) -> usize {
+    let row = &new.row;
+    row.inputs.len() + row.context.len() + row.labels.len() + new.free.machine.len() + 512
+}
+
+pub(super) fn change(id: &str, state: &str) -> Change {
     Change::new(SAGA_TOPIC, id, Op::Upsert, etag(state, 1))
 }
 
@@ -380,6 +244,32 @@ fn started_before(new: &NewSaga, found: SagaRow) -> Result<StartedSaga, Error> {
         replayed: true,
         waits: false,
     })
+}
+
+/// Starts one after the other, and says what the log has to tell of them.
+pub(super) async fn start_all(
+    tx: &mut Tx,
+    starts: &[&NewSaga],
+) -> Result<(Vec<Result<StartedSaga, Error>>, Vec<Change>), Error> {
+    let (mut outcomes, mut changes) = (Vec::with_capacity(starts.len()), Vec::new());
+    let mut planned = HashSet::new();
+    for new in starts {
+        if planned.insert(new.plan.hash.as_str()) {
+            put_plan(tx, &new.plan).await?;
+        }
+        let started = match start_in(tx, new).await {
+            Err(Error::RequestIdReused) => Err(Error::RequestIdReused),
+            Err(error) => return Err(error),
+            Ok((started, is_new)) => {
+                if is_new {
+                    changes.push(change(&started.row.id, &started.row.state));
+                }
+                Ok(started)
+            }
+        };
+        outcomes.push(started);
+    }
+    Ok((outcomes, changes))
 }
 
 /// Starts one, and says whether it was added now.

@@ -1,30 +1,25 @@
-//! Transitions of sagas in hand, committed in batches: one transaction and one revision for all that arrive together.
+//! Transitions of sagas in hand.
 
-use std::{collections::HashSet, sync::Arc};
+use std::collections::HashSet;
 
 use serde::Serialize;
 use sqlx::FromRow;
 use steadfast_types::{Mark, Timestamp};
 use uuid::Uuid;
 
-use super::{SAGA_TOPIC, claim::release_keys};
+use super::{
+    SAGA_TOPIC,
+    claim::release_keys,
+    write::{SagaWrite, SagaWritten},
+};
 use crate::{
     Change, Error, Lease, Op, Store,
     engine::{Db, Tx, statements},
-    log,
-    own::{OwnCommits, Tail},
-    pipeline::Kind,
+    own::Tail,
 };
 
 statements! {
-    /// The whole batch in one call, which is one transaction. A row without `ord` means that all of it landed.
-    COMMIT = "saga_commit" => [
-        postgres {
-            "SELECT ord, landed, fenced, at_us, head, head_mark FROM saga_commit($1, $2, $3, $4, $5, $6, \
-                 $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)"
-        }
-    ];
-    /// The same for one that releases no key, if nothing is in its way. NULL if something is.
+    /// Commits one that releases no key, in one call, which is one transaction. NULL if something is in its way.
     COMMIT_ONE = "saga_commit_one" => [
         postgres {
             "SELECT now_us, head, head_mark FROM saga_commit_one($1, $2, $3, $4, $5, $6, \
@@ -56,8 +51,7 @@ statements! {
     /// Which are as they were written, now or by a call whose answer was lost.
     LANDED = "saga_commit_landed" => [
         sqlite {
-            "SELECT e.value ->> 'ord' AS ord, s.last_write = e.value ->> 'write_id' AS landed, \
-                 false AS fenced, NULL AS at_us, NULL AS head, NULL AS head_mark \
+            "SELECT e.value ->> 'ord' AS ord, s.last_write = e.value ->> 'write_id' AS landed \
              FROM json_each($1) e JOIN saga s ON s.id = e.value ->> 'id'"
         }
     ];
@@ -103,17 +97,21 @@ pub enum TransitionOutcome {
     Fenced,
 }
 
-/// Commits batches of transitions.
-pub(crate) struct SagaTransitions {
-    pub(crate) db: Db,
-    /// Who is told.
-    pub(crate) own: OwnCommits,
+/// Transitions on PostgreSQL.
+pub(super) struct SagaTransitions<'a> {
+    pub(super) db: &'a Db,
+}
+
+/// What became of transitions, and what the log has to tell of them.
+pub(super) struct Moved {
+    pub(super) outcomes: Vec<TransitionOutcome>,
+    pub(super) changes: Vec<Change>,
 }
 
 /// On its way through the pipeline.
 pub(crate) struct Pending {
-    write_id: String,
-    transition: SagaTransition,
+    pub(super) write_id: String,
+    pub(super) transition: SagaTransition,
 }
 
 #[derive(Serialize)]
@@ -134,22 +132,10 @@ struct Entry<'a> {
     progress: bool,
 }
 
-/// The revision that a batch becomes.
-struct LogEntry {
-    mark: Mark,
-    write_id: String,
-    changes: Vec<Change>,
-    encoded: String,
-}
-
 #[derive(FromRow)]
 struct LandedRow {
-    ord: Option<i64>,
+    ord: i64,
     landed: bool,
-    fenced: bool,
-    at_us: Option<i64>,
-    head: Option<i64>,
-    head_mark: Option<i64>,
 }
 
 /// Of one transition.
@@ -173,118 +159,37 @@ impl Store {
             write_id: Uuid::now_v7().to_string(),
             transition,
         };
-        self.saga_transitions().submit(pending).await
+        match self
+            .saga_writes()
+            .submit(SagaWrite::Move(Box::new(pending)))
+            .await?
+        {
+            SagaWritten::Moved(outcome) => Ok(outcome),
+            SagaWritten::Started(_) => Err(Error::Corrupt("saga outcomes")),
+        }
     }
 }
 
-impl Kind for SagaTransitions {
-    type Input = Pending;
-    type Output = TransitionOutcome;
-
-    const NAME: &'static str = "saga";
-
-    fn conflict_key(input: &Pending) -> Option<String> {
-        Some(input.transition.id.clone())
-    }
-
-    fn lanes(&self) -> usize {
-        match self.db {
-            Db::Postgres { .. } => 2,
-            // There is one writer.
-            Db::Sqlite { .. } => 1,
-        }
-    }
-
-    fn size(input: &Pending) -> usize {
-        input.transition.machine.len() + input.transition.records.len() + 256
-    }
-
-    async fn commit(
-        &self,
-        inputs: &[Arc<Pending>],
-    ) -> Result<Vec<Result<TransitionOutcome, Error>>, Error> {
-        let Some(first) = inputs.first() else {
-            return Ok(Vec::new());
-        };
-        let lease = &first.transition.lease;
-        let rows: Vec<LandedRow> = match &self.db {
-            Db::Postgres { .. } => {
-                let log = LogEntry::of(inputs);
-                if let [alone] = inputs
-                    && !alone.transition.release
-                    && let Some(tail) = self.commit_one(lease, alone, &log).await?
-                {
-                    self.tell(tail, log);
-                    return Ok(committed(inputs, Some(tail.time)));
-                }
-                let rows = self.commit_postgres(lease, inputs, &log).await?;
-                if let [all @ LandedRow { ord: None, .. }] = &rows[..] {
-                    match Tail::of(all.head, all.head_mark, all.at_us) {
-                        Some(tail) => self.tell(tail, log),
-                        None => self.own.untold(),
-                    }
-                    return Ok(committed(inputs, all.at_us.map(Timestamp)));
-                }
-                rows
-            }
-            Db::Sqlite { .. } => {
-                let entries: Vec<Entry<'_>> = inputs.iter().enumerate().map(Entry::new).collect();
-                if let Some((now, mark, tail)) = commit_whole(&self.db, lease, &entries).await? {
-                    match tail {
-                        Some(tail) => {
-                            let changes = entries.iter().map(Entry::change).collect();
-                            self.own.tell(tail, [(mark, "", changes)]);
-                        }
-                        None => self.own.untold(),
-                    }
-                    return Ok(committed(inputs, Some(now)));
-                }
-                let mut tx = self.db.begin().await?;
-                let rows = commit_sqlite(&mut tx, lease, &entries).await?;
-                tx.commit().await?;
-                rows
-            }
-        };
-        self.own.untold();
-        let mut outcomes = vec![TransitionOutcome::Changed; inputs.len()];
-        for row in rows {
-            let ord = row.ord.and_then(|ord| usize::try_from(ord).ok());
-            let outcome = ord.and_then(|ord| outcomes.get_mut(ord));
-            let outcome = outcome.ok_or(Error::Corrupt("saga order"))?;
-            *outcome = if row.fenced {
-                TransitionOutcome::Fenced
-            } else if row.landed {
-                TransitionOutcome::Committed(None)
-            } else {
-                TransitionOutcome::Changed
-            };
-        }
-        Ok(outcomes.into_iter().map(Ok).collect())
-    }
-}
-
-impl SagaTransitions {
-    fn tell(&self, tail: Tail, log: LogEntry) {
-        self.own.tell(tail, [(log.mark, "", log.changes)]);
-    }
-
+impl SagaTransitions<'_> {
     /// Where it landed, unless something is in the way.
-    async fn commit_one(
+    pub(super) async fn commit_one(
         &self,
-        lease: &Lease,
         pending: &Pending,
-        log: &LogEntry,
+        mark: Mark,
+        write_id: &str,
+        changes: &str,
     ) -> Result<Option<Tail>, Error> {
         let transition = &pending.transition;
+        let lease = &transition.lease;
         let row: OneRow = self
             .db
             .write(&COMMIT_ONE)
             .bind(&lease.name)
             .bind(lease.fence.0)
             .bind(lease.owner.to_string())
-            .bind(log.mark.to_sql())
-            .bind(&log.write_id)
-            .bind(&log.encoded)
+            .bind(mark.to_sql())
+            .bind(write_id)
+            .bind(changes)
             .bind(&transition.id)
             .bind(transition.expected)
             .bind(&transition.held_by)
@@ -300,92 +205,53 @@ impl SagaTransitions {
             .await?;
         Ok(Tail::of(row.head, row.head_mark, row.now_us))
     }
-
-    async fn commit_postgres(
-        &self,
-        lease: &Lease,
-        inputs: &[Arc<Pending>],
-        log: &LogEntry,
-    ) -> Result<Vec<LandedRow>, Error> {
-        fn column<'a, T>(
-            inputs: &'a [Arc<Pending>],
-            of: impl Fn(&'a SagaTransition) -> T,
-        ) -> Vec<T> {
-            inputs.iter().map(|input| of(&input.transition)).collect()
-        }
-        let write_ids: Vec<&str> = inputs.iter().map(|input| input.write_id.as_str()).collect();
-        self.db
-            .write(&COMMIT)
-            .bind(&lease.name)
-            .bind(lease.fence.0)
-            .bind(lease.owner.to_string())
-            .bind(log.mark.to_sql())
-            .bind(&log.write_id)
-            .bind(&log.encoded)
-            .bind_column(column(inputs, |transition| transition.id.as_str()))
-            .bind_column(column(inputs, |transition| transition.expected))
-            .bind_column(column(inputs, |transition| transition.held_by.as_str()))
-            .bind_column(column(inputs, |transition| transition.owner.as_str()))
-            .bind_column(column(inputs, |transition| transition.wake_us))
-            .bind_column(column(inputs, |transition| transition.state.as_str()))
-            .bind_column(column(inputs, |transition| transition.machine.as_str()))
-            .bind_column(write_ids)
-            .bind_column(column(inputs, |transition| transition.records.as_str()))
-            .bind_column(column(inputs, |transition| transition.ended))
-            .bind_column(column(inputs, |transition| transition.release))
-            .bind_column(column(inputs, |transition| transition.progress))
-            .all()
-            .await
-    }
 }
 
-/// The common case in as few statements as there can be: nothing is in the way of any entry. Otherwise nothing is written.
-async fn commit_whole(
-    db: &Db,
-    lease: &Lease,
-    entries: &[Entry<'_>],
-) -> Result<Option<(Timestamp, Mark, Option<Tail>)>, Error> {
+/// The common case on SQLite in as few statements as there can be. None if something is in the way of any of them: then some may
+/// have been moved, and the transaction has to be rolled back.
+pub(super) async fn move_whole(tx: &mut Tx, moves: &[&Pending]) -> Result<Option<Moved>, Error> {
+    let Some(first) = moves.first() else {
+        return Ok(Some(Moved::none()));
+    };
+    let entries = entries(moves);
     let all = json(&entries)?;
-    let mut tx = db.begin().await?;
-    let (moved, now) = move_all(&mut tx, lease, &all).await?;
+    let (moved, now) = move_all(tx, &first.transition.lease, &all).await?;
     if moved != entries.len() as u64 {
-        tx.rollback().await?;
         return Ok(None);
     }
-    let (mark, tail) = remember(&mut tx, &all, now, entries.iter()).await?;
-    tx.commit().await?;
-    Ok(Some((now, mark, tail)))
+    remember(tx, &all, now, entries.iter()).await?;
+    Ok(Some(Moved {
+        outcomes: vec![TransitionOutcome::Committed(Some(now)); moves.len()],
+        changes: entries.iter().map(Entry::change).collect(),
+    }))
 }
 
-/// The same steps as the function `saga_commit` takes on PostgreSQL.
-async fn commit_sqlite(
-    tx: &mut Tx,
-    lease: &Lease,
-    entries: &[Entry<'_>],
-) -> Result<Vec<LandedRow>, Error> {
+/// Moves those that nothing is in the way of: the same steps as the function `saga_commit` takes on PostgreSQL.
+pub(super) async fn move_possible(tx: &mut Tx, moves: &[&Pending]) -> Result<Moved, Error> {
+    let Some(first) = moves.first() else {
+        return Ok(Moved::none());
+    };
+    let lease = &first.transition.lease;
     match lease.guard(tx).await {
         Ok(()) => {}
         Err(Error::Fenced { .. }) => {
-            let fenced = |entry: &Entry<'_>| LandedRow {
-                ord: Some(entry.ord as i64),
-                landed: false,
-                fenced: true,
-                at_us: None,
-                head: None,
-                head_mark: None,
-            };
-            return Ok(entries.iter().map(fenced).collect());
+            return Ok(Moved {
+                outcomes: vec![TransitionOutcome::Fenced; moves.len()],
+                changes: Vec::new(),
+            });
         }
         Err(error) => return Err(error),
     }
+    let entries = entries(moves);
     let all = json(&entries)?;
     let before: Vec<LandedRow> = tx.statement(&LANDED).bind(&all).all().await?;
     let (moved, now) = move_all(tx, lease, &all).await?;
     let after: Vec<LandedRow> = tx.statement(&LANDED).bind(&all).all().await?;
+    let mut changes = Vec::new();
     if moved > 0 {
         let ords = |rows: &[LandedRow]| -> HashSet<i64> {
             let landed = rows.iter().filter(|row| row.landed);
-            landed.filter_map(|row| row.ord).collect()
+            landed.map(|row| row.ord).collect()
         };
         let (earlier, landed) = (ords(&before), ords(&after));
         let moved: Vec<&Entry<'_>> = entries
@@ -396,8 +262,24 @@ async fn commit_sqlite(
             })
             .collect();
         remember(tx, &json(&moved)?, now, moved.iter().copied()).await?;
+        changes = moved.into_iter().map(Entry::change).collect();
     }
-    Ok(after)
+    let mut outcomes = vec![TransitionOutcome::Changed; moves.len()];
+    for row in after {
+        let at = usize::try_from(row.ord).ok();
+        let outcome_of = at.and_then(|at| outcomes.get_mut(at));
+        *outcome_of.ok_or(Error::Corrupt("saga order"))? = outcome(row.landed, false);
+    }
+    Ok(Moved { outcomes, changes })
+}
+
+/// Of a transition in whose way something was.
+pub(super) fn outcome(landed: bool, fenced: bool) -> TransitionOutcome {
+    match (fenced, landed) {
+        (true, _) => TransitionOutcome::Fenced,
+        (false, true) => TransitionOutcome::Committed(None),
+        (false, false) => TransitionOutcome::Changed,
+    }
 }
 
 /// Moves those that are as they were read; says how many, and the time that they have.
@@ -413,57 +295,55 @@ async fn move_all(tx: &mut Tx, lease: &Lease, entries: &str) -> Result<(u64, Tim
     Ok((moving.execute().await?, now))
 }
 
-/// What belongs to those that were moved: their history, their keys and the log.
+/// What belongs to those that were moved: their history and their keys.
 async fn remember<'e>(
     tx: &mut Tx,
     json: &str,
     now: Timestamp,
-    moved: impl Iterator<Item = &'e Entry<'e>> + Clone,
-) -> Result<(Mark, Option<Tail>), Error> {
+    moved: impl Iterator<Item = &'e Entry<'e>>,
+) -> Result<(), Error> {
     tx.statement(&REMEMBER)
         .bind(json)
         .bind(now.0)
         .execute()
         .await?;
-    let released = moved.clone().filter(|entry| entry.release);
+    let released = moved.filter(|entry| entry.release);
     let released: Vec<&str> = released.map(|entry| entry.id).collect();
     if !released.is_empty() {
         release_keys(tx, &released).await?;
     }
-    let changes: Vec<Change> = moved.map(Entry::change).collect();
-    log::append_told(tx, &changes).await
+    Ok(())
 }
 
-// === impl LogEntry ===
+fn entries<'a>(moves: &[&'a Pending]) -> Vec<Entry<'a>> {
+    moves.iter().copied().enumerate().map(Entry::new).collect()
+}
 
-impl LogEntry {
-    fn of(inputs: &[Arc<Pending>]) -> Self {
-        let change = |input: &Arc<Pending>| {
-            let transition = &input.transition;
-            let etag = etag(&transition.state, transition.expected + 1);
-            Change::new(SAGA_TOPIC, &transition.id, Op::Upsert, etag)
-        };
-        let changes: Vec<Change> = inputs.iter().map(change).collect();
+// === impl Moved ===
+
+impl Moved {
+    fn none() -> Self {
         Self {
-            mark: Mark::random(),
-            write_id: Uuid::now_v7().to_string(),
-            encoded: log::encode_changes(&changes),
-            changes,
+            outcomes: Vec::new(),
+            changes: Vec::new(),
         }
     }
 }
 
-/// What everybody hears if all of it landed.
-fn committed(
-    inputs: &[Arc<Pending>],
-    time: Option<Timestamp>,
-) -> Vec<Result<TransitionOutcome, Error>> {
-    let one = || Ok(TransitionOutcome::Committed(time));
-    inputs.iter().map(|_| one()).collect()
+// === impl Pending ===
+
+impl Pending {
+    pub(super) fn change(&self) -> Change {
+        let transition = &self.transition;
+        let etag = etag(&transition.state, transition.expected + 1);
+        Change::new(SAGA_TOPIC, &transition.id, Op::Upsert, etag)
+    }
 }
 
+// === impl Entry ===
+
 impl<'a> Entry<'a> {
-    fn new((ord, pending): (usize, &'a Arc<Pending>)) -> Self {
+    fn new((ord, pending): (usize, &'a Pending)) -> Self {
         let transition = &pending.transition;
         Self {
             ord,

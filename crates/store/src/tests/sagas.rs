@@ -12,7 +12,7 @@ use crate::{
 const LONG: Duration = Duration::from_secs(60);
 
 /// A saga in a state, in an executor's hand or in nobody's.
-fn saga(state: &str, owner: &str, labels: &str) -> NewSaga {
+pub(super) fn saga(state: &str, owner: &str, labels: &str) -> NewSaga {
     let first = SagaFirst {
         owner: owner.to_owned(),
         wake_us: None,

@@ -1,0 +1,1 @@
+-- Starts and transitions of sagas in one transaction: on SQLite the program's own statements do it.
