@@ -35,6 +35,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         .build_transport(false)
         .bytes(".steadfast.watch.v1")
         .bytes(".steadfast.registry.v1")
+        // In the order of their keys: the same answer is the same bytes, whichever process gives it.
+        .btree_map(".steadfast.registry.v1")
+        .btree_map(".steadfast.common.v1")
         .client_mod_attribute(".", "#[cfg(feature = \"client\")]")
         .server_mod_attribute(".", "#[cfg(feature = \"server\")]")
         .compile_fds(compiler.file_descriptor_set())?;

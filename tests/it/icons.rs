@@ -72,11 +72,11 @@ pub(crate) async fn filled(engine: Engine) -> Scene {
 }
 
 /// An answer as it came.
-#[derive(Debug)]
-struct Answer {
-    status: u16,
-    headers: BTreeMap<String, String>,
-    body: Vec<u8>,
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
@@ -86,7 +86,12 @@ impl Answer {
 }
 
 /// Sends one request with this path, byte for byte, which no library would.
-async fn ask(server: &Server, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+pub(crate) async fn ask(
+    server: &Server,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> Answer {
     let url = server.http_url();
     let address = url.trim_start_matches("http://");
     let mut stream = TcpStream::connect(address).await.expect("it listens");

@@ -2,7 +2,7 @@
 
 mod coexisting;
 mod leasing;
-mod monorepo;
+pub(crate) mod monorepo;
 mod refreshing;
 mod serving;
-mod stage;
+pub(crate) mod stage;

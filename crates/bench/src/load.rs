@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use rand::{SeedableRng as _, rngs::SmallRng};
-use steadfast_testkit::process::Server;
+use steadfast_testkit::{BytesCodec, process::Server};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -25,7 +25,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::{codec::BytesCodec, error::Error, process, statistics::Latencies};
+use crate::{error::Error, process, statistics::Latencies};
 
 /// How much load.
 #[derive(Debug, Clone, Copy)]

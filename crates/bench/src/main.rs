@@ -10,7 +10,6 @@ mod announce;
 mod args;
 mod catalogue;
 mod child;
-mod codec;
 mod crowd;
 mod drift;
 mod error;

@@ -15,13 +15,12 @@ use steadfast_api::{
     common::v1::Cursor,
     watch::v1::{WatchResponse, watch_response::Event},
 };
-use steadfast_testkit::process::Server;
+use steadfast_testkit::{BytesCodec, process::Server};
 use tonic::{Request, client::Grpc};
 
 use crate::{
     announce::{WATCH, fill},
     args::Options,
-    codec::BytesCodec,
     crowd::{Crowd, Open, Opened, Until},
     error::Error,
     load, process,

@@ -4,25 +4,17 @@
 //! everything before it. So no byte of it can be altered, added or left out without being noticed, and the same catalogue at the
 //! same revision is the same file. `docs/bundle.md` tells what the lines are.
 //!
-//! Here is the format alone: values in, bytes out, and back. Nothing is believed that was not checked: each text and icon has the
-//! hash that it is stored under, each icon is what its name says, and names are names.
+//! Here is the file alone, as a writer fills it and a reader proves it; what one line of it says is in `bundle_line`.
 
-use std::{
-    io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write},
-    time::Duration,
-};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use flate2::{Compression, bufread::GzDecoder, write::GzEncoder};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use steadfast_store::{
-    BundleCounts, BundlePackage, IconBlob, IconRow, PackageRow, SchemaBlob, SchemaRow,
-};
-use steadfast_types::{Cursor, Mark, Revision, StoreId, Timestamp};
-use steadfast_upstream::{IconFormat, IconShape, PackageName};
+use steadfast_store::BundleCounts;
+use steadfast_types::{Cursor, Mark, Revision, StoreId};
 
-use crate::package::{PackageDocument, content_hash};
+use crate::bundle_line::{BundleItem, ItemLine};
 
 /// The format that is written; older ones are read.
 pub const BUNDLE_FORMAT: u32 = 1;
@@ -36,10 +28,9 @@ const DIGITS: usize = 64;
 const TRAILER_BYTES: usize = TRAILER.len() + DIGITS + TRAILER_END.len();
 /// The first line is no longer.
 const HEADER_BYTES_MAX: usize = 4_096;
-/// A package with its schemas and icons, as a line, is no longer.
+/// A package with its schemas and icons, as a line, is no longer: a reader holds one of them at a time, however much there is. How many
+/// times as large a bundle is unpacked says nothing, because packages that are alike take next to no place.
 const LINE_BYTES_MAX: usize = 256 << 20;
-/// Unpacked, a bundle is at most so many times as large: text of this kind is a tenth of its size when it is packed.
-const UNPACKED_MAX: u64 = 64;
 
 /// What a bundle says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,15 +41,6 @@ pub struct BundleHeader {
     pub cursor: Cursor,
     /// What it holds.
     pub counts: BundleCounts,
-}
-
-/// One thing in a bundle.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum BundleItem {
-    /// When a source was last asked about all of its packages.
-    Source(String, Timestamp),
-    /// A package with all that belongs to it.
-    Package(Box<BundlePackage>),
 }
 
 /// Why a bundle is refused, or cannot be handled. All of it is refused.
@@ -120,49 +102,6 @@ struct VersionLine {
     steadfast_bundle: u32,
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "snake_case")]
-enum ItemLine {
-    Source(SourceLine),
-    Package(PackageLine),
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SourceLine {
-    name: String,
-    checked_us: i64,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PackageLine {
-    name: String,
-    source: String,
-    document: String,
-    texts: Vec<String>,
-    schemas: Vec<SchemaLine>,
-    icons: Vec<IconLine>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SchemaLine {
-    version: String,
-    /// Of a text; `null` if the version carries no schema.
-    sha256: Option<String>,
-    integrity: String,
-    label: String,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct IconLine {
-    shape: String,
-    format: String,
-    base64: String,
-}
-
 /// Counts and hashes what passes.
 struct Hashing<W> {
     to: W,
@@ -177,7 +116,7 @@ pub(crate) struct BundleWriter<W: Write> {
 
 /// A bundle that was verified, to be read once.
 pub(crate) struct BundleReader<R> {
-    lines: BufReader<io::Take<GzDecoder<BufReader<io::Take<R>>>>>,
+    lines: BufReader<GzDecoder<BufReader<io::Take<R>>>>,
     number: usize,
     last: String,
     found: BundleCounts,
@@ -226,14 +165,7 @@ impl<W: Write> BundleWriter<W> {
 
     /// Writes one thing. Packages come in the order of their names.
     pub(crate) fn write(&mut self, item: &BundleItem) -> io::Result<()> {
-        let line = match item {
-            BundleItem::Source(name, checked) => ItemLine::Source(SourceLine {
-                name: name.clone(),
-                checked_us: checked.0,
-            }),
-            BundleItem::Package(package) => ItemLine::Package(PackageLine::of(package)),
-        };
-        serde_json::to_writer(&mut self.packed, &line)?;
+        serde_json::to_writer(&mut self.packed, &ItemLine::of(item))?;
         self.packed.write_all(b"\n")
     }
 
@@ -244,137 +176,6 @@ impl<W: Write> BundleWriter<W> {
         write!(hashing, "{TRAILER}{hash}{TRAILER_END}")?;
         hashing.flush()?;
         Ok((hashing.to, hashing.bytes))
-    }
-}
-
-// === impl PackageLine ===
-
-impl PackageLine {
-    fn of(package: &BundlePackage) -> Self {
-        Self {
-            name: package.row.name.clone(),
-            source: package.row.source.clone(),
-            document: package.row.document.clone(),
-            texts: package
-                .texts
-                .iter()
-                .map(|text| text.document.clone())
-                .collect(),
-            schemas: package
-                .schemas
-                .iter()
-                .map(|schema| SchemaLine {
-                    version: schema.version.clone(),
-                    sha256: schema.hash.clone(),
-                    integrity: schema.integrity.clone(),
-                    label: schema.label.clone(),
-                })
-                .collect(),
-            icons: package
-                .icons
-                .iter()
-                .map(|(icon, blob)| IconLine {
-                    shape: icon.shape.clone(),
-                    format: icon.ext.clone(),
-                    base64: STANDARD.encode(&blob.bytes),
-                })
-                .collect(),
-        }
-    }
-
-    /// Checks everything, and makes rows of it.
-    fn check(self) -> Result<BundlePackage, String> {
-        let name = PackageName::parse(&self.name).map_err(|error| error.to_string())?;
-        let document: PackageDocument = serde_json::from_str(&self.document)
-            .map_err(|error| format!("its document cannot be read: {error}"))?;
-        if document.name != self.name || document.source != self.source {
-            return Err("its document is another package's".to_owned());
-        }
-        let texts: Vec<SchemaBlob> = self
-            .texts
-            .into_iter()
-            .map(|document| SchemaBlob {
-                hash: content_hash(document.as_bytes()),
-                document,
-            })
-            .collect();
-        let mut schemas = Vec::with_capacity(self.schemas.len());
-        for line in self.schemas {
-            if let Some(hash) = &line.sha256
-                && !texts.iter().any(|text| text.hash == *hash)
-            {
-                return Err(format!("the schema of version {} is missing", line.version));
-            }
-            schemas.push(SchemaRow {
-                package: self.name.clone(),
-                version: line.version,
-                hash: line.sha256,
-                integrity: line.integrity,
-                label: line.label,
-                origin: String::new(),
-                misses: 0,
-                retry_us: None,
-            });
-        }
-        let icons = self.icons.into_iter().map(|line| line.check(&name));
-        let package = BundlePackage {
-            row: PackageRow {
-                name: self.name.clone(),
-                source: self.source,
-                content_hash: content_hash(self.document.as_bytes()),
-                document: self.document,
-                upstream_etag: String::new(),
-            },
-            schemas,
-            texts,
-            icons: icons.collect::<Result<_, _>>()?,
-        };
-        // Text with a NUL is no text to PostgreSQL.
-        let texts = package.texts.iter().map(|text| &text.document);
-        let stated = package
-            .schemas
-            .iter()
-            .flat_map(|schema| [&schema.version, &schema.integrity, &schema.label]);
-        let row = [&package.row.source, &package.row.document];
-        if texts
-            .chain(stated)
-            .chain(row)
-            .any(|text| text.contains('\0'))
-        {
-            return Err("it holds a NUL".to_owned());
-        }
-        Ok(package)
-    }
-}
-
-// === impl IconLine ===
-
-impl IconLine {
-    fn check(self, package: &PackageName) -> Result<(IconRow, IconBlob), String> {
-        let what = format!("its icon {}.{}", self.shape, self.format);
-        if IconShape::parse(&self.shape).is_none() {
-            return Err(format!("{what} is of no known shape"));
-        }
-        let bytes = STANDARD
-            .decode(&self.base64)
-            .map_err(|error| format!("{what} is no base64: {error}"))?;
-        if IconFormat::parse(&self.format).is_none()
-            || IconFormat::sniff(&bytes) != IconFormat::parse(&self.format)
-        {
-            return Err(format!("{what} is of another format"));
-        }
-        let hash = content_hash(&bytes);
-        let row = IconRow {
-            package: package.to_string(),
-            shape: self.shape,
-            ext: self.format,
-            hash: Some(hash.clone()),
-            size: i64::try_from(bytes.len()).unwrap_or(i64::MAX),
-            upstream_etag: String::new(),
-            misses: 0,
-            due: false,
-        };
-        Ok((row, IconBlob { hash, bytes }))
     }
 }
 
@@ -422,10 +223,8 @@ pub(crate) fn open<R: Read + Seek>(
         .read_until(b'\n', &mut line)
         .map_err(BundleError::File)?;
     let header = read_header(&line)?;
-    let packed = GzDecoder::new(whole);
-    let limit = size.saturating_mul(UNPACKED_MAX).max(1 << 20);
     let reader = BundleReader {
-        lines: BufReader::new(packed.take(limit)),
+        lines: BufReader::new(GzDecoder::new(whole)),
         number: 0,
         last: String::new(),
         found: BundleCounts {
@@ -533,21 +332,17 @@ impl<R: Read> BundleReader<R> {
         }
         let line: ItemLine =
             serde_json::from_slice(&line).map_err(|error| self.invalid(error.to_string()))?;
-        Ok(Some(match line {
-            ItemLine::Source(source) => {
-                let checked = Timestamp(source.checked_us);
-                BundleItem::Source(source.name, checked)
-            }
-            ItemLine::Package(package) => {
-                self.last.clone_from(&package.name);
-                let package = package.check().map_err(|problem| self.invalid(problem))?;
-                self.found.packages += 1;
-                let schemas = package.schemas.iter().filter(|one| one.hash.is_some());
-                self.found.schemas += i64::try_from(schemas.count()).unwrap_or(i64::MAX);
-                self.found.icons += i64::try_from(package.icons.len()).unwrap_or(i64::MAX);
-                BundleItem::Package(Box::new(package))
-            }
-        }))
+        if let Some(name) = line.package() {
+            self.last = name.to_owned();
+        }
+        let item = line.check().map_err(|problem| self.invalid(problem))?;
+        if let BundleItem::Package(package) = &item {
+            self.found.packages += 1;
+            let schemas = package.schemas.iter().filter(|one| one.hash.is_some());
+            self.found.schemas += i64::try_from(schemas.count()).unwrap_or(i64::MAX);
+            self.found.icons += i64::try_from(package.icons.len()).unwrap_or(i64::MAX);
+        }
+        Ok(Some(item))
     }
 
     fn invalid(&self, problem: impl Into<String>) -> BundleError {
@@ -561,9 +356,6 @@ impl<R: Read> BundleReader<R> {
         }
     }
 }
-
-/// How long an import holds the lease before it begins to write; from then on its transaction keeps others away.
-pub(crate) const IMPORT_LEASE: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 #[path = "bundle_tests.rs"]

@@ -7,6 +7,7 @@ use std::{
     collections::BTreeSet,
     fs::File,
     io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write},
+    time::Duration,
 };
 
 use sha2::{Digest, Sha256};
@@ -16,9 +17,8 @@ use tokio::sync::mpsc;
 
 use crate::{
     Catalog,
-    bundle::{
-        self, BUNDLE_FORMAT, BundleError, BundleHeader, BundleItem, BundleWriter, IMPORT_LEASE,
-    },
+    bundle::{self, BUNDLE_FORMAT, BundleError, BundleHeader, BundleWriter},
+    bundle_line::BundleItem,
     error::Error,
     executor::LEASE,
 };
@@ -31,6 +31,10 @@ const NAMED_MAX: usize = 1_000;
 
 /// Packages that are read ahead of what is being written.
 const READ_AHEAD: usize = 4;
+
+/// How long an import holds the lease before it begins to write; from then on its transaction keeps others away. One whose caller or
+/// whose server goes away is undone, and may be repeated after this.
+const IMPORT_LEASE: Duration = Duration::from_secs(2);
 
 /// A bundle that is ready to be sent.
 #[derive(Debug)]

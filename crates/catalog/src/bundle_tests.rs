@@ -2,9 +2,17 @@
 
 use std::io::Cursor as File;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use proptest::prelude::*;
+use steadfast_store::{BundlePackage, PackageRow, SchemaBlob, SchemaRow};
+use steadfast_types::Timestamp;
+use steadfast_upstream::PackageName;
 
 use super::*;
+use crate::{
+    bundle_line::{IconLine, PackageLine},
+    package::{PackageDocument, content_hash},
+};
 
 const PNG: &[u8] =
     b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\0\x01\0\0\0\x01\x08\x06\0\0\0\x1f\x15\xc4\x89";
@@ -239,6 +247,23 @@ fn a_bundle_that_unpacks_without_end_is_refused() {
     assert!(bomb.len() < 1 << 20);
     let error = refused(bomb);
     assert!(error.to_string().contains("too long"), "{error}");
+}
+
+#[test]
+fn rule_15_packages_that_are_alike_take_little_place_and_are_taken() {
+    let alike = |number: usize| {
+        let mut package = package(&format!("p{number:04}"));
+        let document = format!("{{\"description\":\"{}\"}}", "alike ".repeat(4_000));
+        let hash = content_hash(document.as_bytes());
+        package.schemas[0].hash = Some(hash.clone());
+        package.texts = vec![SchemaBlob { hash, document }];
+        BundleItem::Package(Box::new(package))
+    };
+    let packages: Vec<BundleItem> = (0..400).map(alike).collect();
+    let bytes = written(&header(400), &packages);
+    assert!(bytes.len() < 400 * 24_000 / 64, "{} bytes", bytes.len());
+    let read = verify(&mut File::new(bytes)).expect("is whole");
+    assert_eq!(read, header(400));
 }
 
 proptest! {

@@ -19,6 +19,7 @@
 
 mod bundle;
 mod bundle_flow;
+mod bundle_line;
 mod catalog;
 mod compiled;
 pub mod describe;

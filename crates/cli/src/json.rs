@@ -113,8 +113,8 @@ pub(crate) fn item_error(error: &ItemError) -> Value {
 }
 
 /// The pairs in the order of their keys, so that output can be compared.
-fn sorted(map: &std::collections::HashMap<String, String>) -> Map<String, Value> {
-    let mut pairs: Vec<_> = map.iter().collect();
+fn sorted<'m>(map: impl IntoIterator<Item = (&'m String, &'m String)>) -> Map<String, Value> {
+    let mut pairs: Vec<_> = map.into_iter().collect();
     pairs.sort();
     pairs
         .into_iter()

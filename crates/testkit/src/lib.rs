@@ -5,6 +5,7 @@
 //! shares code with what it tests: it links neither the database driver nor the HTTP client nor the server. What a test needs
 //! and does not find is a panic that names the remedy, never a silent skip.
 
+mod codec;
 pub mod effects;
 pub mod foreign;
 pub mod history;
@@ -15,6 +16,7 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 
+pub use codec::BytesCodec;
 pub use effects::EffectServer;
 pub use listing::{ListingAnswer, ListingRequest, ListingServer};
 pub use npm::{Fault, NpmServer, PackageSpec, Times, VersionSpec};

@@ -69,7 +69,7 @@ impl Monorepo {
     /// One package as the reference monorepo has them. The facts: a label, a licence, a repository with its folder, dependencies
     /// within the workspace; a draft-07 schema under several spellings of its address, every seventh package without one, every ninth
     /// with OAuth2; secrets that are `writeOnly`; icons of two shapes, some of them SVG.
-    fn generate(&self, short: &str, number: usize) {
+    pub(crate) fn generate(&self, short: &str, number: usize) {
         let mut manifest = manifest(short);
         manifest["version"] = json!(format!("{}.2.0", number % 9));
         manifest["homepage"] = json!("https://docs.example.com/adaptors");
@@ -113,13 +113,16 @@ impl Monorepo {
         self.write(&path, &pretty(schema));
     }
 
+    /// An icon that tells which package it is of.
     pub(crate) fn icon(&self, short: &str, file: &str) {
         let path = self.place(&format!("packages/{short}/assets/{file}"));
         if file.ends_with("svg") {
-            let svg = "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 1 1\"/>";
+            let svg = format!(
+                "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 1 1\"><title>{short}</title></svg>"
+            );
             fs::write(path, svg).expect("written");
         } else {
-            fs::write(path, PNG).expect("written");
+            fs::write(path, [PNG, short.as_bytes()].concat()).expect("written");
         }
     }
 

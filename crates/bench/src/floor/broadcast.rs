@@ -18,6 +18,7 @@ use clap::Args;
 use futures::stream;
 use prost::Message as _;
 use steadfast_api::{common::v1::Cursor, watch::v1::PublishResponse};
+use steadfast_testkit::BytesCodec;
 use tokio::sync::broadcast;
 use tonic::{
     Request, Response, Status,
@@ -29,7 +30,6 @@ use tonic::{
 use super::{abandoned, builder, listen};
 use crate::{
     announce::{PUBLISH, WATCH},
-    codec::BytesCodec,
     error::Error,
     program::Settings,
 };

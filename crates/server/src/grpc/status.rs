@@ -8,15 +8,14 @@ mod catalog;
 mod drift;
 mod saga;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
+use prost::Message;
+use prost_types::Any;
 use steadfast_store as store;
 use steadfast_watch as watch;
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt as _};
+use tonic_types::pb;
 
 pub(crate) use catalog::of_catalog;
 pub(crate) use drift::{of_accept, of_policy, resource_changed};
@@ -36,6 +35,17 @@ pub(crate) struct Problem {
     metadata: BTreeMap<String, String>,
     retry: Option<Duration>,
     fields: Vec<(String, String)>,
+}
+
+/// `google.rpc.ErrorInfo` with its metadata in the order of the keys: the same problem is the same bytes, whichever process tells it.
+#[derive(Clone, PartialEq, prost::Message)]
+struct ErrorInfo {
+    #[prost(string, tag = "1")]
+    reason: String,
+    #[prost(string, tag = "2")]
+    domain: String,
+    #[prost(btree_map = "string, string", tag = "3")]
+    metadata: BTreeMap<String, String>,
 }
 
 // === impl Problem ===
@@ -85,19 +95,44 @@ impl Problem {
     }
 
     pub(crate) fn into_status(self) -> Status {
-        let mut details = ErrorDetails::new();
-        details.set_error_info(
-            self.reason,
-            DOMAIN,
-            self.metadata.into_iter().collect::<HashMap<_, _>>(),
-        );
-        if let Some(after) = self.retry {
-            details.set_retry_info(Some(after));
-        }
-        for (field, description) in self.fields {
-            details.add_bad_request_violation(field, description);
-        }
-        Status::with_error_details(self.code, self.message, details)
+        let retry = self.retry.map(|after| pb::RetryInfo {
+            // One that is too long for the message is none.
+            retry_delay: after.try_into().ok(),
+        });
+        let info = ErrorInfo {
+            reason: self.reason.to_owned(),
+            domain: DOMAIN.to_owned(),
+            metadata: self.metadata,
+        };
+        let violations = self.fields.into_iter();
+        let violation = |(field, description)| pb::bad_request::FieldViolation {
+            field,
+            description,
+            ..Default::default()
+        };
+        let bad_request = pb::BadRequest {
+            field_violations: violations.map(violation).collect(),
+        };
+        let has_fields = !bad_request.field_violations.is_empty();
+        let details = [
+            retry.map(|retry| detail("RetryInfo", &retry)),
+            Some(detail("ErrorInfo", &info)),
+            has_fields.then(|| detail("BadRequest", &bad_request)),
+        ];
+        let status = pb::Status {
+            code: self.code.into(),
+            message: self.message.clone(),
+            details: details.into_iter().flatten().collect(),
+        };
+        Status::with_details(self.code, self.message, status.encode_to_vec().into())
+    }
+}
+
+/// A detail of a `google.rpc.Status`.
+fn detail(name: &str, message: &impl Message) -> Any {
+    Any {
+        type_url: format!("type.googleapis.com/google.rpc.{name}"),
+        value: message.encode_to_vec(),
     }
 }
 

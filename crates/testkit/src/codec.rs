@@ -1,4 +1,5 @@
-//! Messages as bytes: the load generator encodes its requests beforehand and does not read the answers.
+//! Messages as the bytes that they are on the wire: for who encodes requests beforehand and does not read the answers, or compares
+//! them as they came.
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 use tonic::{
@@ -8,7 +9,7 @@ use tonic::{
 
 /// Copies messages in and out.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct BytesCodec;
+pub struct BytesCodec;
 
 impl Codec for BytesCodec {
     type Encode = Bytes;
