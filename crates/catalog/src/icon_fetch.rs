@@ -164,7 +164,7 @@ async fn read_all(
 ) -> Result<Vec<IconWrite>, steadfast_upstream::Error> {
     let mut icons = Vec::new();
     for &format in upstream.template().formats() {
-        match read_icon(upstream, name, shape, format, None).await? {
+        match read_icon(upstream, name, shape, format, None, false).await? {
             IconReading::None(icon)
             | IconReading::Removed(icon)
             | IconReading::Changed(icon)
