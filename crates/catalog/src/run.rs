@@ -361,8 +361,11 @@ fn report(row: &RefreshRow) {
         .end()
         .zip(row.start())
         .map_or(Duration::ZERO, |(end, start)| end.since(start));
-    metrics::counter!(metric::REFRESHES, "state" => row.state.clone()).increment(1);
-    metrics::histogram!(metric::REFRESH_SECONDS).record(took);
+    // One that was cancelled a moment ago is counted where that was done.
+    if row.state != "cancelled" {
+        metrics::counter!(metric::REFRESHES, "state" => row.state.clone()).increment(1);
+        metrics::histogram!(metric::REFRESH_SECONDS).record(took);
+    }
     tracing::info!(
         refresh = row.id,
         state = row.state,
