@@ -265,9 +265,6 @@ impl Run<'_> {
             .filter(|(_, answered)| *answered)
             .map(|(source, _)| source.to_owned())
             .collect();
-        if row.icons_changed > 0 {
-            self.prune_icons().await;
-        }
         let ended = store
             .finish_refresh(
                 self.lease,
@@ -282,18 +279,6 @@ impl Run<'_> {
         executor.moved();
         report(&ended);
         Ok(())
-    }
-}
-
-impl Run<'_> {
-    /// Bytes that no icon has any more take only space: a failure is left to the next run.
-    async fn prune_icons(&self) {
-        if let Err(error) = self.executor.store.prune_icon_blobs().await {
-            tracing::debug!(
-                error = &error as &dyn std::error::Error,
-                "bytes of former icons stay for now"
-            );
-        }
     }
 }
 

@@ -54,6 +54,8 @@ statements! {
     ];
     /// The bytes of one hash.
     BLOB = "icon_blob" => ["SELECT hash, bytes FROM icon_blob WHERE hash = $1"];
+    /// Keeps bytes there until the transaction ends.
+    KEEP_BLOB = "icon_keep_blob" => ["SELECT hash FROM icon_blob WHERE hash = $1" for_share];
     /// Stores bytes, if they are not there.
     PUT_BLOB = "icon_put_blob" => [
         "INSERT INTO icon_blob (hash, bytes) VALUES ($1, $2) ON CONFLICT (hash) DO NOTHING"
@@ -69,9 +71,31 @@ statements! {
     REMOVE = "icon_remove" => [
         "DELETE FROM icon WHERE package = $1 AND shape = $2 AND ext = $3"
     ];
-    /// Removes bytes that no icon refers to any more.
+    /// Bytes that no icon refers to.
+    LOOSE_BLOBS = "icon_loose_blobs" => [
+        "SELECT hash FROM icon_blob WHERE NOT EXISTS (SELECT 1 FROM icon i WHERE i.hash = icon_blob.hash) \
+         ORDER BY hash LIMIT $1"
+    ];
+    /// Keeps writers from referring to some bytes, by a JSON array of their hashes, but for those that one is about to refer to.
+    LOCK_BLOBS = "icon_lock_blobs" => [
+        postgres {
+            "SELECT hash FROM icon_blob WHERE hash IN (SELECT json_array_elements_text($1::json)) \
+             ORDER BY hash FOR UPDATE SKIP LOCKED"
+        }
+        sqlite {
+            "SELECT hash FROM icon_blob WHERE hash IN (SELECT value FROM json_each($1)) ORDER BY hash"
+        }
+    ];
+    /// Removes those of some bytes, by a JSON array of their hashes, that no icon refers to.
     PRUNE_BLOBS = "icon_prune_blobs" => [
-        "DELETE FROM icon_blob WHERE NOT EXISTS (SELECT 1 FROM icon i WHERE i.hash = icon_blob.hash)"
+        postgres {
+            "DELETE FROM icon_blob WHERE hash IN (SELECT json_array_elements_text($1::json)) \
+             AND NOT EXISTS (SELECT 1 FROM icon i WHERE i.hash = icon_blob.hash)"
+        }
+        sqlite {
+            "DELETE FROM icon_blob WHERE hash IN (SELECT value FROM json_each($1)) \
+             AND NOT EXISTS (SELECT 1 FROM icon i WHERE i.hash = icon_blob.hash)"
+        }
     ];
 }
 
@@ -135,6 +159,11 @@ pub enum IconContent {
     Gone,
 }
 
+#[derive(FromRow)]
+struct HashRow {
+    hash: String,
+}
+
 // === impl IconBlob ===
 
 impl std::fmt::Debug for IconBlob {
@@ -183,13 +212,31 @@ impl Store {
         self.db().read(&BLOBS).bind(hashes).all().await
     }
 
-    /// Removes bytes that no icon refers to any more. It is a transaction of its own: a writer that begins to refer to some at
-    /// the same moment keeps them, and this fails.
+    /// Hashes of bytes that no icon refers to, at most `limit` of them.
     ///
     /// # Errors
-    /// [`Error::Data`] then; or if the database does not answer.
-    pub async fn prune_icon_blobs(&self) -> Result<u64, Error> {
-        self.db().write(&PRUNE_BLOBS).execute().await
+    /// If the database does not answer.
+    pub async fn loose_icon_blobs(&self, limit: i64) -> Result<Vec<String>, Error> {
+        let rows: Vec<HashRow> = self.db().read(&LOOSE_BLOBS).bind(limit).all().await?;
+        Ok(rows.into_iter().map(|row| row.hash).collect())
+    }
+
+    /// Removes those of some bytes that no icon refers to. Returns how many they were.
+    ///
+    /// Whoever found a hash in the catalogue a moment ago may be about to read its bytes: name only such as have been without an
+    /// icon for a while.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn prune_icon_blobs(&self, hashes: &[String]) -> Result<u64, Error> {
+        let mut tx = self.db().begin().await?;
+        let lock = tx.statement(&LOCK_BLOBS).bind(json_array(hashes.iter())?);
+        let locked: Vec<HashRow> = lock.all().await?;
+        // A statement of its own: it sees what was committed until the rows were locked, and nobody refers to them since.
+        let locked = json_array(locked.iter().map(|row| &row.hash))?;
+        let pruned = tx.statement(&PRUNE_BLOBS).bind(locked).execute().await?;
+        tx.commit().await?;
+        Ok(pruned)
     }
 }
 
@@ -267,8 +314,12 @@ pub(crate) async fn write_icons(
     Ok(changes)
 }
 
-pub(crate) async fn put_blob(tx: &mut Tx, blob: &IconBlob) -> Result<(), Error> {
-    let put = tx.statement(&PUT_BLOB).bind(&blob.hash).bind(&blob.bytes);
-    put.execute().await?;
+async fn put_blob(tx: &mut Tx, blob: &IconBlob) -> Result<(), Error> {
+    // Those that are there may be about to be pruned: held until the icon that refers to them is committed, they are not.
+    let kept: Option<HashRow> = tx.statement(&KEEP_BLOB).bind(&blob.hash).optional().await?;
+    if kept.is_none() {
+        let put = tx.statement(&PUT_BLOB).bind(&blob.hash).bind(&blob.bytes);
+        put.execute().await?;
+    }
     Ok(())
 }
