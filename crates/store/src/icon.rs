@@ -10,6 +10,7 @@ use sqlx::FromRow;
 use crate::{
     Change, Error, Op, Store,
     engine::{Tx, statements},
+    icon_fetch::forget_fetches,
     lease::micros,
     package::json_array,
 };
@@ -66,6 +67,11 @@ statements! {
          VALUES ($1, $2, $3, $4, $5, $6, $7, " now " + $8) \
          ON CONFLICT (package, shape, ext) DO UPDATE SET hash = excluded.hash, size = excluded.size, \
          upstream_etag = excluded.upstream_etag, misses = excluded.misses, retry_us = excluded.retry_us"
+    ];
+    /// Records what an upstream has of an icon of which nothing is known.
+    PUT_NEW = "icon_put_new" => [
+        "INSERT INTO icon (package, shape, ext, hash, size, upstream_etag, misses, retry_us) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, " now " + $8) ON CONFLICT (package, shape, ext) DO NOTHING"
     ];
     /// Forgets an icon.
     REMOVE = "icon_remove" => [
@@ -266,6 +272,13 @@ pub(crate) async fn write_icons(
     writes: &[IconWrite],
 ) -> Result<Vec<Change>, Error> {
     let mut changes = Vec::new();
+    if writes
+        .iter()
+        .any(|write| write.content == IconContent::Gone)
+    {
+        // A fetch that is under way stores what it finds where nothing is known, as will be here: it was asked before this.
+        forget_fetches(tx, package).await?;
+    }
     for write in writes {
         let (shape, ext) = (write.shape.as_str(), write.ext.as_str());
         let one = tx.statement(&ONE).bind(package).bind(shape).bind(ext);
@@ -312,6 +325,47 @@ pub(crate) async fn write_icons(
         }
     }
     Ok(changes)
+}
+
+/// Stores what somebody asked an upstream for when nothing was known of it. Where something is known by now, whoever wrote it asked
+/// later, and it stays. Returns what to announce, and how many came too late.
+pub(crate) async fn fill_icons(
+    tx: &mut Tx,
+    package: &str,
+    writes: &[IconWrite],
+) -> Result<(Vec<Change>, usize), Error> {
+    let (mut changes, mut late) = (Vec::new(), 0);
+    for write in writes {
+        let (shape, ext) = (write.shape.as_str(), write.ext.as_str());
+        let (put, op, etag) = match &write.content {
+            IconContent::Found {
+                blob,
+                upstream_etag,
+            } => {
+                put_blob(tx, blob).await?;
+                let size = i64::try_from(blob.bytes.len()).unwrap_or(i64::MAX);
+                let put = tx.statement(&PUT_NEW).bind(package).bind(shape).bind(ext);
+                let put = put.bind(&blob.hash).bind(size).bind(upstream_etag);
+                let put = put.bind(0_i64).bind(0_i64);
+                (put, Op::Upsert, blob.hash.as_str())
+            }
+            IconContent::Missing { retry_after } => {
+                let put = tx.statement(&PUT_NEW).bind(package).bind(shape).bind(ext);
+                let put = put.bind(None::<String>).bind(0_i64).bind("");
+                let put = put.bind(1_i64).bind(micros(*retry_after));
+                (put, Op::Delete, "")
+            }
+            // Nothing was known: there is nothing to forget.
+            IconContent::Gone => continue,
+        };
+        if put.execute().await? == 0 {
+            late += 1;
+        } else {
+            let key = icon_key(package, shape, ext);
+            changes.push(Change::new(ICON_TOPIC, key, op, etag));
+        }
+    }
+    Ok((changes, late))
 }
 
 async fn put_blob(tx: &mut Tx, blob: &IconBlob) -> Result<(), Error> {

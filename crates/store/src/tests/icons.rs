@@ -1,11 +1,11 @@
-//! Icons: bytes that nobody refers to.
+//! Icons: what fetches may write, and bytes that nobody refers to.
 
 use std::time::Duration;
 
 use steadfast_types::ReplicaId;
 
 use crate::{
-    BundlePackage, IconBlob, IconRow, Lease, PackageRow, Store,
+    BundlePackage, IconBlob, IconClaim, IconContent, IconRow, IconWrite, Lease, PackageRow, Store,
     test_stores::{both, postgres},
 };
 
@@ -56,6 +56,107 @@ async fn import(store: &Store, lease: &Lease, hash: Option<&str>) {
     let mut import = store.import_catalog(lease).await.unwrap();
     import.put(&package(hash)).await.unwrap();
     import.commit().await.unwrap();
+}
+
+async fn claim(store: &Store) -> IconClaim {
+    let claim = store.claim_icon("p", "square", LONG).await.unwrap();
+    claim.expect("nobody does it")
+}
+
+/// What a fetch of both formats brings: a PNG of this hash, and no SVG.
+fn fetched(hash: &str) -> [IconWrite; 2] {
+    let of = |ext: &str, content| IconWrite {
+        shape: "square".into(),
+        ext: ext.into(),
+        content,
+    };
+    let found = IconContent::Found {
+        blob: blob(hash),
+        upstream_etag: "t".into(),
+    };
+    let missing = IconContent::Missing { retry_after: LONG };
+    [of("png", found), of("svg", missing)]
+}
+
+/// Format and hash of what is known of the package's icons.
+async fn known(store: &Store) -> Vec<(String, Option<String>)> {
+    let icons = store.icons_of("p").await.unwrap();
+    icons.into_iter().map(|row| (row.ext, row.hash)).collect()
+}
+
+fn png(hash: &str) -> (String, Option<String>) {
+    ("png".to_owned(), Some(hash.to_owned()))
+}
+
+fn no_svg() -> (String, Option<String>) {
+    ("svg".to_owned(), None)
+}
+
+#[tokio::test]
+async fn rule_3_a_fetch_stores_what_it_found_only_where_nothing_is_known() {
+    for fixture in both().await {
+        let store = &fixture.store;
+        let lease = lease(store).await;
+        import(store, &lease, None).await;
+        let first = claim(store).await;
+        let saved = store.save_fetched_icons(&first, &fetched("a")).await;
+        let saved = saved.unwrap();
+        assert!(saved.landed.is_some());
+        assert_eq!(saved.late, 0);
+        assert_eq!(known(store).await, [png("a"), no_svg()]);
+        let row = store.icons_of("p").await.unwrap().remove(1);
+        assert_eq!((row.misses, row.due), (1, false));
+
+        // Somebody writes while the upstream is asked, and what they wrote is newer than its answer.
+        let second = claim(store).await;
+        import(store, &lease, Some("b")).await;
+        let head = store.head().await.unwrap().cursor;
+        let saved = store.save_fetched_icons(&second, &fetched("c")).await;
+        let saved = saved.unwrap();
+        assert_eq!((saved.landed, saved.late), (None, 2));
+        assert_eq!(known(store).await, [png("b"), no_svg()]);
+        assert_eq!(store.head().await.unwrap().cursor, head);
+        let _ = claim(store).await;
+    }
+}
+
+/// The writer has not committed when the fetch looks: it is waited for, not overwritten.
+#[tokio::test]
+async fn rule_3_a_fetch_waits_for_who_is_writing_and_leaves_it() {
+    for fixture in both().await {
+        let store = fixture.store.clone();
+        let lease = lease(&store).await;
+        import(&store, &lease, None).await;
+        let claim = claim(&store).await;
+        let mut writing = store.import_catalog(&lease).await.unwrap();
+        writing.put(&package(Some("new"))).await.unwrap();
+        let late = tokio::spawn({
+            let store = store.clone();
+            async move { store.save_fetched_icons(&claim, &fetched("old")).await }
+        });
+        tokio::task::yield_now().await;
+        writing.commit().await.unwrap();
+        assert_eq!(late.await.unwrap().unwrap().late, 1);
+        assert_eq!(known(&store).await, [png("new"), no_svg()]);
+    }
+}
+
+/// An icon came and went while the upstream was asked: nothing is known of it, and yet the answer is too old.
+#[tokio::test]
+async fn rule_3_a_fetch_brings_nothing_back_that_was_forgotten_meanwhile() {
+    for fixture in both().await {
+        let store = &fixture.store;
+        let lease = lease(store).await;
+        import(store, &lease, None).await;
+        let claim = claim(store).await;
+        import(store, &lease, Some("new")).await;
+        import(store, &lease, None).await;
+        assert_eq!(known(store).await, []);
+        let saved = store.save_fetched_icons(&claim, &fetched("old")).await;
+        let saved = saved.unwrap();
+        assert_eq!((saved.landed, saved.late), (None, 2));
+        assert_eq!(known(store).await, []);
+    }
 }
 
 #[tokio::test]
