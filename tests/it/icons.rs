@@ -15,6 +15,7 @@ use tokio::{
 
 use crate::scene::{Engine, Scene, eventually, registry};
 
+mod headers;
 mod late;
 mod sha2_of;
 
