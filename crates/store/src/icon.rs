@@ -368,7 +368,7 @@ pub(crate) async fn fill_icons(
     Ok((changes, late))
 }
 
-async fn put_blob(tx: &mut Tx, blob: &IconBlob) -> Result<(), Error> {
+pub(crate) async fn put_blob(tx: &mut Tx, blob: &IconBlob) -> Result<(), Error> {
     // Those that are there may be about to be pruned: held until the icon that refers to them is committed, they are not.
     let kept: Option<HashRow> = tx.statement(&KEEP_BLOB).bind(&blob.hash).optional().await?;
     if kept.is_none() {

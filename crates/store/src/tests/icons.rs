@@ -6,6 +6,7 @@ use steadfast_types::ReplicaId;
 
 use crate::{
     BundlePackage, IconBlob, IconClaim, IconContent, IconRow, IconWrite, Lease, PackageRow, Store,
+    icon::put_blob,
     test_stores::{both, postgres},
 };
 
@@ -204,4 +205,20 @@ async fn rule_3_bytes_that_are_about_to_get_an_icon_are_not_pruned() {
     );
     writing.commit().await.unwrap();
     assert_eq!(store.icon_blob("old").await.unwrap(), Some(blob("old")));
+}
+
+/// Who writes has found the bytes there, and has yet to write the icon.
+#[tokio::test]
+async fn rule_3_bytes_that_a_writer_has_found_there_are_not_pruned_under_its_hands() {
+    let fixture = postgres().await;
+    let store = &fixture.store;
+    let lease = lease(store).await;
+    import(store, &lease, Some("old")).await;
+    import(store, &lease, None).await;
+    let mut tx = store.db().begin().await.unwrap();
+    put_blob(&mut tx, &blob("old")).await.unwrap();
+    let hashes = ["old".to_owned()];
+    assert_eq!(store.prune_icon_blobs(&hashes).await.unwrap(), 0);
+    tx.commit().await.unwrap();
+    assert_eq!(store.prune_icon_blobs(&hashes).await.unwrap(), 1);
 }
