@@ -197,6 +197,23 @@ async fn all_attempts_together_have_a_deadline() {
     assert!((1..=3).contains(&server.count()), "{}", server.count());
 }
 
+/// The last attempt may take no longer than what is left.
+#[tokio::test]
+async fn rule_5_an_attempt_takes_only_what_the_ones_before_have_left() {
+    let server = Server::always(Reply::ok("{").falling_silent()).await;
+    let options = HttpOptions {
+        attempt_timeout: Duration::from_millis(1_500),
+        total_timeout: Duration::from_millis(2_500),
+        ..options()
+    };
+    let ended = client(options).get(get(server.url("x"))).await;
+    assert_eq!(server.count(), 2);
+    match ended.expect_err("ended") {
+        Error::Timeout { limit, .. } => assert!(limit <= Duration::from_secs(1), "{limit:?}"),
+        error => panic!("{error}"),
+    }
+}
+
 #[tokio::test]
 async fn answers_cut_short_are_tried_again_and_never_taken_for_whole() {
     let zipped = gzip(&[b'x'; 1000]);
