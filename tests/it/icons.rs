@@ -15,6 +15,8 @@ use tokio::{
 
 use crate::scene::{Engine, Scene, eventually, registry};
 
+mod headers;
+mod late;
 mod sha2_of;
 
 const HTTP: &str = "@openfn/language-http";

@@ -220,12 +220,6 @@ impl Catalog {
                 revision: landed.revision.0,
                 mark: landed.mark.0,
             });
-            if let Err(error) = self.store().prune_icon_blobs().await {
-                tracing::debug!(
-                    error = &error as &dyn std::error::Error,
-                    "bytes of former icons stay for now"
-                );
-            }
         }
         Ok(answer)
     }

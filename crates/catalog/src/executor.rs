@@ -15,8 +15,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    compiled::CompiledSchemas, error::Error, follow::Memory, local::Local, metric,
-    options::Options, report::wish_of, run::Run,
+    compiled::CompiledSchemas, error::Error, follow::Memory, local::Local, options::Options,
+    report::wish_of, run::Run,
 };
 
 /// The lease that covers refreshing.
@@ -125,7 +125,6 @@ impl Executor {
                 outcome => outcome?,
             };
             if cancelled {
-                metrics::counter!(metric::REFRESHES, "state" => "cancelled").increment(1);
                 tracing::info!(refresh = id, "cancelled");
             }
         }

@@ -128,13 +128,17 @@ impl IconFetcher {
         let read = tokio::time::timeout(FETCH_MAX, read_all(upstream, name, shape)).await;
         match read {
             Ok(Ok(icons)) => {
-                if self
-                    .store
-                    .save_fetched_icons(&claim, &icons)
-                    .await?
-                    .is_some()
-                {
+                let saved = self.store.save_fetched_icons(&claim, &icons).await?;
+                if saved.landed.is_some() {
                     self.wakeups.kick();
+                }
+                if saved.late > 0 {
+                    tracing::info!(
+                        package = claim.package,
+                        shape = claim.shape,
+                        icons = saved.late,
+                        "what was fetched came too late and is dropped: something newer was stored meanwhile"
+                    );
                 }
                 Ok(())
             }
@@ -164,7 +168,7 @@ async fn read_all(
 ) -> Result<Vec<IconWrite>, steadfast_upstream::Error> {
     let mut icons = Vec::new();
     for &format in upstream.template().formats() {
-        match read_icon(upstream, name, shape, format, None).await? {
+        match read_icon(upstream, name, shape, format, None, false).await? {
             IconReading::None(icon)
             | IconReading::Removed(icon)
             | IconReading::Changed(icon)

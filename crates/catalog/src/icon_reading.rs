@@ -34,20 +34,22 @@ pub(crate) enum IconReading {
     Retagged(IconWrite),
 }
 
-/// Asks for one icon.
+/// Asks for one icon; with `force` whatever is known, and without a tag.
 pub(crate) async fn read_icon(
     upstream: &IconUpstream,
     name: &PackageName,
     shape: IconShape,
     format: IconFormat,
     stored: Option<&IconRow>,
+    force: bool,
 ) -> Result<IconReading, steadfast_upstream::Error> {
-    if stored.is_some_and(|row| row.hash.is_none() && !row.due) {
+    let is_early = stored.is_some_and(|row| row.hash.is_none() && !row.due);
+    if is_early && !force {
         return Ok(IconReading::StillNone);
     }
     let place = place(upstream, name, shape, format)?;
     let tag = stored
-        .filter(|row| row.hash.is_some())
+        .filter(|row| row.hash.is_some() && !force)
         .and_then(|row| row.upstream_etag.strip_prefix(&place))
         .filter(|tag| !tag.is_empty());
     let write = |content| IconWrite {
@@ -58,6 +60,8 @@ pub(crate) async fn read_icon(
     let hash_before = stored.and_then(|row| row.hash.as_deref());
     Ok(match upstream.fetch(name, shape, format, tag).await? {
         IconAnswer::NotModified => IconReading::Unchanged,
+        // Only questions that were due make the pauses longer: who asks out of turn postpones nothing.
+        IconAnswer::Missing if is_early => IconReading::StillNone,
         IconAnswer::Missing => {
             let misses = stored.map_or(0, |row| row.misses);
             let none = write(IconContent::Missing {
@@ -131,7 +135,7 @@ impl Reader<'_> {
                 let row = stored
                     .iter()
                     .find(|row| row.shape == shape.as_str() && row.ext == format.ext());
-                let read = read_icon(upstream, name, shape, format, row).await;
+                let read = read_icon(upstream, name, shape, format, row, self.wish.force).await;
                 findings.take_icon(name, shape, format, read, write);
             }
         }

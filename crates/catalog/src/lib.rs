@@ -54,6 +54,7 @@ mod report;
 pub mod resolve;
 mod run;
 mod schema;
+mod schema_reading;
 mod snapshot;
 pub mod specifier;
 pub mod validate;

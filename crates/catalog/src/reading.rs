@@ -2,13 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use futures::{StreamExt, stream::FuturesUnordered};
-use steadfast_store::{
-    PackageRow, PackageWrite, RefreshDeltas, RefreshItemRow, Refreshed, SchemaBlob, SchemaRow,
-    SchemaWrite, Store,
-};
+use steadfast_store::{PackageRow, PackageWrite, RefreshDeltas, RefreshItemRow, Refreshed, Store};
 use steadfast_types::Timestamp;
-use steadfast_upstream::{PackageName, PackumentAnswer, TarballFindings};
+use steadfast_upstream::{PackageName, PackumentAnswer};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
@@ -17,14 +13,12 @@ use crate::{
     error::Error,
     membership::Member,
     options::Options,
-    package::{PackageDocument, VersionDocument, content_hash},
+    package::{PackageDocument, VersionDocument},
     packument::{self, Current},
     plan::{self, Difference, KnownSchema, SchemaReading, StatedLabel, Wish},
     schema::Schema,
+    schema_reading::{known_from_row, known_from_write},
 };
-
-/// The reason of a schema that cannot be stored as text.
-const SCHEMA_NOT_TEXT: &str = "SCHEMA_NOT_TEXT";
 
 /// What one package brought.
 #[derive(Debug, Default)]
@@ -46,12 +40,6 @@ pub(crate) struct Reader<'a> {
     /// Requests in flight.
     pub(crate) permits: &'a Semaphore,
 }
-
-/// What the tarball of a version, or an address, brought.
-type Read<'v> = (
-    &'v VersionDocument,
-    Result<TarballFindings, steadfast_upstream::Error>,
-);
 
 struct Stored {
     row: Option<PackageRow>,
@@ -270,121 +258,9 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Reads the schemas of one package: one under the permit that the caller holds, and as many besides as nobody waits
-    /// for. None waits for a permit of its own, so that packages that hang keep none of the others from ending.
-    async fn schemas<'v>(
-        &self,
-        member: &Member<'_>,
-        wanted: Vec<&'v VersionDocument>,
-    ) -> Vec<Read<'v>> {
-        let mut done = Vec::with_capacity(wanted.len());
-        let mut wanted = wanted.into_iter().enumerate();
-        let mut under_way = FuturesUnordered::new();
-        let mut own_is_free = true;
-        loop {
-            while wanted.len() > 0 {
-                let extra = if own_is_free {
-                    own_is_free = false;
-                    None
-                } else if let Ok(permit) = self.permits.try_acquire() {
-                    Some(permit)
-                } else {
-                    break;
-                };
-                under_way.extend(wanted.next().map(|(at, version)| async move {
-                    (at, self.schema(member, version).await, extra)
-                }));
-            }
-            let Some((at, read, extra)) = under_way.next().await else {
-                break;
-            };
-            own_is_free |= extra.is_none();
-            done.push((at, read));
-        }
-        // Written in the order of the versions, whichever came first.
-        done.sort_unstable_by_key(|(at, _)| *at);
-        done.into_iter().map(|(_, read)| read).collect()
-    }
-
-    async fn schema<'v>(&self, member: &Member<'_>, version: &'v VersionDocument) -> Read<'v> {
-        let (name, registry) = (&member.name, &member.npm.registry);
-        if let Some(template) = &member.npm.schema_url {
-            let limits = &self.options.tarball_limits;
-            let read = registry.read_schema(template, name, &version.version, limits);
-            let found = read.await.map(|schema| TarballFindings {
-                schema,
-                label: None,
-            });
-            return (version, found);
-        }
-        let integrity = (!version.integrity.is_empty()).then_some(version.integrity.as_str());
-        let limits = &self.options.tarball_limits;
-        let read = registry.read_tarball(name, &version.tarball, integrity, limits);
-        (version, read.await)
-    }
-
     /// The semaphore is never closed; if it were, going on without a permit would do no harm.
     async fn permit(&self) -> Option<SemaphorePermit<'_>> {
         self.permits.acquire().await.ok()
-    }
-
-    fn take_schema(
-        &self,
-        member: &Member<'_>,
-        version: &VersionDocument,
-        before: Option<&KnownSchema>,
-        outcome: Result<TarballFindings, steadfast_upstream::Error>,
-        findings: &mut Findings,
-        write: &mut PackageWrite,
-    ) {
-        let mut item = RefreshItemRow {
-            kind: "schemas".into(),
-            package: member.name.to_string(),
-            version: version.version.clone(),
-            outcome: "failed".into(),
-            ..Default::default()
-        };
-        let deltas = &mut findings.refreshed.deltas;
-        match outcome.map(|found| (found.schema.map(as_text), found.label)) {
-            Err(error) => {
-                item.reason = error.reason().into();
-                item.message = error.to_string();
-            }
-            Ok((Some(None), _)) => {
-                item.reason = SCHEMA_NOT_TEXT.into();
-                item.message = "its configuration-schema.json is not UTF-8 text".into();
-            }
-            Ok((text, label)) => {
-                let blob = text.flatten().map(|document| SchemaBlob {
-                    hash: content_hash(document.as_bytes()),
-                    document,
-                });
-                let label = label.unwrap_or_default();
-                let found = schema_write(member, version, before, blob, label);
-                if found.silent {
-                    deltas.schemas_unchanged += 1;
-                    if before.is_none_or(|before| !is_recorded(before, &found)) {
-                        write.schemas.push(found);
-                    }
-                    return;
-                }
-                item.outcome = "changed".into();
-                if let Some(blob) = &found.blob {
-                    let schema = self.compiled.get_or_compile(&blob.hash, &blob.document);
-                    item.message = schema.warnings.join("; ");
-                    findings.schemas.push(schema);
-                } else {
-                    item.message = "carries no schema".into();
-                }
-                write.schemas.push(found);
-            }
-        }
-        if item.outcome == "failed" {
-            deltas.schemas_failed += 1;
-        } else {
-            deltas.schemas_changed += 1;
-        }
-        findings.refreshed.items.push(item);
     }
 
     /// Adds to a write what is different about a package, and says what that is.
@@ -421,42 +297,6 @@ impl Reader<'_> {
                 Ok(Some(describe::difference(before, document)))
             }
         }
-    }
-}
-
-/// Whether even what callers do not see of it is stored.
-fn is_recorded(before: &KnownSchema, found: &SchemaWrite) -> bool {
-    before.integrity == found.integrity
-        && before.origin == found.origin
-        && before.misses == found.misses
-}
-
-/// What is to be stored of a version's schema. It is silent if callers see no difference.
-fn schema_write(
-    member: &Member<'_>,
-    version: &VersionDocument,
-    before: Option<&KnownSchema>,
-    blob: Option<SchemaBlob>,
-    label: String,
-) -> SchemaWrite {
-    let origin = member.npm.schema_origin();
-    let misses = match (&blob, origin) {
-        (Some(_), _) | (_, "") => 0,
-        (None, origin) => {
-            let before = before.filter(|before| before.origin == origin);
-            before.map_or(0, |before| before.misses).saturating_add(1)
-        }
-    };
-    let hash = blob.as_ref().map(|blob| &blob.hash);
-    SchemaWrite {
-        silent: before.is_some_and(|before| before.hash.as_ref() == hash && before.label == label),
-        version: version.version.clone(),
-        integrity: version.integrity.clone(),
-        origin: origin.to_owned(),
-        misses,
-        retry_in_us: (misses > 0).then(|| plan::retry_in_us(misses)),
-        blob,
-        label,
     }
 }
 
@@ -528,36 +368,6 @@ fn package_item(name: &str, outcome: &str, reason: &str, message: String) -> Ref
         reason: reason.to_owned(),
         message,
         ..Default::default()
-    }
-}
-
-/// As text that both databases store: UTF-8 without NUL, which JSON never holds.
-fn as_text(bytes: Vec<u8>) -> Option<String> {
-    String::from_utf8(bytes)
-        .ok()
-        .filter(|text| !text.contains('\0'))
-}
-
-fn known_from_row(row: SchemaRow) -> (String, KnownSchema) {
-    let known = KnownSchema {
-        integrity: row.integrity,
-        hash: row.hash,
-        label: row.label,
-        origin: row.origin,
-        misses: row.misses,
-        retry_us: row.retry_us,
-    };
-    (row.version, known)
-}
-
-fn known_from_write(write: &SchemaWrite) -> KnownSchema {
-    KnownSchema {
-        integrity: write.integrity.clone(),
-        hash: write.blob.as_ref().map(|blob| blob.hash.clone()),
-        label: write.label.clone(),
-        origin: write.origin.clone(),
-        misses: write.misses,
-        retry_us: None,
     }
 }
 

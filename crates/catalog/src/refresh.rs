@@ -19,7 +19,7 @@ use crate::{
     error::Error,
     local::Local,
     lookup::page_size_from,
-    membership,
+    membership, metric,
     options::Options,
     plan::{self, Kinds, MAX_QUEUED_RUNS, Placement, Underway, Wish},
     report::{cause_text, item_to_proto, to_proto, underway_from},
@@ -128,12 +128,17 @@ impl Asker {
         let error = format!("cancelled by {identity}");
         match self.store.cancel_refresh(&id, &error).await? {
             RefreshCancel::Cancelled(run) => {
+                // Here, where it ends, whether or not any replica runs it.
+                metrics::counter!(metric::REFRESHES, "state" => run.state.clone()).increment(1);
                 self.cancelled.notify_one();
                 self.pulse.send_replace(());
                 Ok(CancelRefreshResponse {
                     refresh: Some(to_proto(&run)),
                 })
             }
+            RefreshCancel::Already(run) => Ok(CancelRefreshResponse {
+                refresh: Some(to_proto(&run)),
+            }),
             RefreshCancel::Ended(run) => Err(Error::RefreshEnded {
                 id,
                 state: run.state,

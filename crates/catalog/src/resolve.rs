@@ -304,6 +304,13 @@ mod tests {
         assert_eq!(nearest("zzzzzz"), Vec::<String>::new());
     }
 
+    #[test]
+    fn rule_11_of_many_near_names_the_nearest_few_are_told() {
+        let known: Vec<String> = (0..20).map(|n| format!("@s/http{n}")).collect();
+        let told = nearest("@s/http", known.iter().map(String::as_str));
+        assert_eq!(told, [0, 1, 2, 3, 4].map(|n| format!("@s/http{n}")));
+    }
+
     proptest! {
         #[test]
         fn a_range_takes_the_best_that_fits(

@@ -265,9 +265,6 @@ impl Run<'_> {
             .filter(|(_, answered)| *answered)
             .map(|(source, _)| source.to_owned())
             .collect();
-        if row.icons_changed > 0 {
-            self.prune_icons().await;
-        }
         let ended = store
             .finish_refresh(
                 self.lease,
@@ -282,18 +279,6 @@ impl Run<'_> {
         executor.moved();
         report(&ended);
         Ok(())
-    }
-}
-
-impl Run<'_> {
-    /// Bytes that no icon has any more take only space: a failure is left to the next run.
-    async fn prune_icons(&self) {
-        if let Err(error) = self.executor.store.prune_icon_blobs().await {
-            tracing::debug!(
-                error = &error as &dyn std::error::Error,
-                "bytes of former icons stay for now"
-            );
-        }
     }
 }
 
@@ -361,8 +346,11 @@ fn report(row: &RefreshRow) {
         .end()
         .zip(row.start())
         .map_or(Duration::ZERO, |(end, start)| end.since(start));
-    metrics::counter!(metric::REFRESHES, "state" => row.state.clone()).increment(1);
-    metrics::histogram!(metric::REFRESH_SECONDS).record(took);
+    // One that was cancelled a moment ago is counted where that was done.
+    if row.state != "cancelled" {
+        metrics::counter!(metric::REFRESHES, "state" => row.state.clone()).increment(1);
+        metrics::histogram!(metric::REFRESH_SECONDS).record(took);
+    }
     tracing::info!(
         refresh = row.id,
         state = row.state,

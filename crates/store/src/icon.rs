@@ -10,6 +10,7 @@ use sqlx::FromRow;
 use crate::{
     Change, Error, Op, Store,
     engine::{Tx, statements},
+    icon_fetch::forget_fetches,
     lease::micros,
     package::json_array,
 };
@@ -54,6 +55,8 @@ statements! {
     ];
     /// The bytes of one hash.
     BLOB = "icon_blob" => ["SELECT hash, bytes FROM icon_blob WHERE hash = $1"];
+    /// Keeps bytes there until the transaction ends.
+    KEEP_BLOB = "icon_keep_blob" => ["SELECT hash FROM icon_blob WHERE hash = $1" for_share];
     /// Stores bytes, if they are not there.
     PUT_BLOB = "icon_put_blob" => [
         "INSERT INTO icon_blob (hash, bytes) VALUES ($1, $2) ON CONFLICT (hash) DO NOTHING"
@@ -65,13 +68,40 @@ statements! {
          ON CONFLICT (package, shape, ext) DO UPDATE SET hash = excluded.hash, size = excluded.size, \
          upstream_etag = excluded.upstream_etag, misses = excluded.misses, retry_us = excluded.retry_us"
     ];
+    /// Records what an upstream has of an icon of which nothing is known.
+    PUT_NEW = "icon_put_new" => [
+        "INSERT INTO icon (package, shape, ext, hash, size, upstream_etag, misses, retry_us) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, " now " + $8) ON CONFLICT (package, shape, ext) DO NOTHING"
+    ];
     /// Forgets an icon.
     REMOVE = "icon_remove" => [
         "DELETE FROM icon WHERE package = $1 AND shape = $2 AND ext = $3"
     ];
-    /// Removes bytes that no icon refers to any more.
+    /// Bytes that no icon refers to.
+    LOOSE_BLOBS = "icon_loose_blobs" => [
+        "SELECT hash FROM icon_blob WHERE NOT EXISTS (SELECT 1 FROM icon i WHERE i.hash = icon_blob.hash) \
+         ORDER BY hash LIMIT $1"
+    ];
+    /// Keeps writers from referring to some bytes, by a JSON array of their hashes, but for those that one is about to refer to.
+    LOCK_BLOBS = "icon_lock_blobs" => [
+        postgres {
+            "SELECT hash FROM icon_blob WHERE hash IN (SELECT json_array_elements_text($1::json)) \
+             ORDER BY hash FOR UPDATE SKIP LOCKED"
+        }
+        sqlite {
+            "SELECT hash FROM icon_blob WHERE hash IN (SELECT value FROM json_each($1)) ORDER BY hash"
+        }
+    ];
+    /// Removes those of some bytes, by a JSON array of their hashes, that no icon refers to.
     PRUNE_BLOBS = "icon_prune_blobs" => [
-        "DELETE FROM icon_blob WHERE NOT EXISTS (SELECT 1 FROM icon i WHERE i.hash = icon_blob.hash)"
+        postgres {
+            "DELETE FROM icon_blob WHERE hash IN (SELECT json_array_elements_text($1::json)) \
+             AND NOT EXISTS (SELECT 1 FROM icon i WHERE i.hash = icon_blob.hash)"
+        }
+        sqlite {
+            "DELETE FROM icon_blob WHERE hash IN (SELECT value FROM json_each($1)) \
+             AND NOT EXISTS (SELECT 1 FROM icon i WHERE i.hash = icon_blob.hash)"
+        }
     ];
 }
 
@@ -135,6 +165,11 @@ pub enum IconContent {
     Gone,
 }
 
+#[derive(FromRow)]
+struct HashRow {
+    hash: String,
+}
+
 // === impl IconBlob ===
 
 impl std::fmt::Debug for IconBlob {
@@ -183,13 +218,31 @@ impl Store {
         self.db().read(&BLOBS).bind(hashes).all().await
     }
 
-    /// Removes bytes that no icon refers to any more. It is a transaction of its own: a writer that begins to refer to some at
-    /// the same moment keeps them, and this fails.
+    /// Hashes of bytes that no icon refers to, at most `limit` of them.
     ///
     /// # Errors
-    /// [`Error::Data`] then; or if the database does not answer.
-    pub async fn prune_icon_blobs(&self) -> Result<u64, Error> {
-        self.db().write(&PRUNE_BLOBS).execute().await
+    /// If the database does not answer.
+    pub async fn loose_icon_blobs(&self, limit: i64) -> Result<Vec<String>, Error> {
+        let rows: Vec<HashRow> = self.db().read(&LOOSE_BLOBS).bind(limit).all().await?;
+        Ok(rows.into_iter().map(|row| row.hash).collect())
+    }
+
+    /// Removes those of some bytes that no icon refers to. Returns how many they were.
+    ///
+    /// Whoever found a hash in the catalogue a moment ago may be about to read its bytes: name only such as have been without an
+    /// icon for a while.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn prune_icon_blobs(&self, hashes: &[String]) -> Result<u64, Error> {
+        let mut tx = self.db().begin().await?;
+        let lock = tx.statement(&LOCK_BLOBS).bind(json_array(hashes.iter())?);
+        let locked: Vec<HashRow> = lock.all().await?;
+        // A statement of its own: it sees what was committed until the rows were locked, and nobody refers to them since.
+        let locked = json_array(locked.iter().map(|row| &row.hash))?;
+        let pruned = tx.statement(&PRUNE_BLOBS).bind(locked).execute().await?;
+        tx.commit().await?;
+        Ok(pruned)
     }
 }
 
@@ -219,6 +272,13 @@ pub(crate) async fn write_icons(
     writes: &[IconWrite],
 ) -> Result<Vec<Change>, Error> {
     let mut changes = Vec::new();
+    if writes
+        .iter()
+        .any(|write| write.content == IconContent::Gone)
+    {
+        // A fetch that is under way stores what it finds where nothing is known, as will be here: it was asked before this.
+        forget_fetches(tx, package).await?;
+    }
     for write in writes {
         let (shape, ext) = (write.shape.as_str(), write.ext.as_str());
         let one = tx.statement(&ONE).bind(package).bind(shape).bind(ext);
@@ -267,8 +327,53 @@ pub(crate) async fn write_icons(
     Ok(changes)
 }
 
+/// Stores what somebody asked an upstream for when nothing was known of it. Where something is known by now, whoever wrote it asked
+/// later, and it stays. Returns what to announce, and how many came too late.
+pub(crate) async fn fill_icons(
+    tx: &mut Tx,
+    package: &str,
+    writes: &[IconWrite],
+) -> Result<(Vec<Change>, usize), Error> {
+    let (mut changes, mut late) = (Vec::new(), 0);
+    for write in writes {
+        let (shape, ext) = (write.shape.as_str(), write.ext.as_str());
+        let (put, op, etag) = match &write.content {
+            IconContent::Found {
+                blob,
+                upstream_etag,
+            } => {
+                put_blob(tx, blob).await?;
+                let size = i64::try_from(blob.bytes.len()).unwrap_or(i64::MAX);
+                let put = tx.statement(&PUT_NEW).bind(package).bind(shape).bind(ext);
+                let put = put.bind(&blob.hash).bind(size).bind(upstream_etag);
+                let put = put.bind(0_i64).bind(0_i64);
+                (put, Op::Upsert, blob.hash.as_str())
+            }
+            IconContent::Missing { retry_after } => {
+                let put = tx.statement(&PUT_NEW).bind(package).bind(shape).bind(ext);
+                let put = put.bind(None::<String>).bind(0_i64).bind("");
+                let put = put.bind(1_i64).bind(micros(*retry_after));
+                (put, Op::Delete, "")
+            }
+            // Nothing was known: there is nothing to forget.
+            IconContent::Gone => continue,
+        };
+        if put.execute().await? == 0 {
+            late += 1;
+        } else {
+            let key = icon_key(package, shape, ext);
+            changes.push(Change::new(ICON_TOPIC, key, op, etag));
+        }
+    }
+    Ok((changes, late))
+}
+
 pub(crate) async fn put_blob(tx: &mut Tx, blob: &IconBlob) -> Result<(), Error> {
-    let put = tx.statement(&PUT_BLOB).bind(&blob.hash).bind(&blob.bytes);
-    put.execute().await?;
+    // Those that are there may be about to be pruned: held until the icon that refers to them is committed, they are not.
+    let kept: Option<HashRow> = tx.statement(&KEEP_BLOB).bind(&blob.hash).optional().await?;
+    if kept.is_none() {
+        let put = tx.statement(&PUT_BLOB).bind(&blob.hash).bind(&blob.bytes);
+        put.execute().await?;
+    }
     Ok(())
 }

@@ -1,7 +1,9 @@
 //! Fetching an icon that somebody asked for: once in the whole fleet.
 //!
 //! A row per package and shape says who does it. Whoever claims it draws an owner, and what it brings is stored only while the row
-//! is still its own: a replica that was away for too long writes nothing over what came after it.
+//! is still its own: a replica that was away for too long writes nothing over what came after it. And it is stored only where nothing
+//! is known: what a refresh or an import wrote while the upstream was asked is newer than its answer. Whoever forgets an icon takes
+//! the row away, as nothing else would tell that something was known meanwhile.
 
 use std::time::Duration;
 
@@ -11,7 +13,7 @@ use uuid::Uuid;
 use crate::{
     Error, Landed, Store,
     engine::{Tx, statements},
-    icon::{IconWrite, write_icons},
+    icon::{IconWrite, fill_icons},
     lease::micros,
     log,
 };
@@ -57,6 +59,15 @@ pub struct IconClaim {
     owner: String,
 }
 
+/// What became of what a fetch brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FetchedIcons {
+    /// Where it landed; `None` if nothing was stored.
+    pub landed: Option<Landed>,
+    /// How many icons were not stored, because something else was written meanwhile.
+    pub late: usize,
+}
+
 #[derive(FromRow)]
 struct ClaimRow {
     failures: i64,
@@ -91,8 +102,8 @@ impl Store {
         }))
     }
 
-    /// Stores what a fetch brought, and ends it. Returns where it landed, if anything changed. Nothing is stored if the fetch is
-    /// somebody else's by now, or the package is gone.
+    /// Stores what a fetch brought where nothing is known, and ends it. Nothing is stored if the fetch is somebody else's by now, or
+    /// the package is gone.
     ///
     /// # Errors
     /// If the database does not answer.
@@ -100,7 +111,7 @@ impl Store {
         &self,
         claim: &IconClaim,
         writes: &[IconWrite],
-    ) -> Result<Option<Landed>, Error> {
+    ) -> Result<FetchedIcons, Error> {
         let mut tx = self.db().begin().await?;
         let package = tx.statement(&PACKAGE).bind(&claim.package);
         let package: Option<PackageName> = package.optional().await?;
@@ -109,13 +120,16 @@ impl Store {
         let held: Option<ClaimRow> = guard.optional().await?;
         if held.is_none() {
             tx.rollback().await?;
-            return Ok(None);
+            return Ok(FetchedIcons {
+                landed: None,
+                late: writes.len(),
+            });
         }
         let done = tx.statement(&DONE).bind(&claim.package);
         done.bind(&claim.shape).bind(&claim.owner).execute().await?;
-        let changes = match package {
-            Some(_) => write_icons(&mut tx, &claim.package, writes).await?,
-            None => Vec::new(),
+        let (changes, late) = match package {
+            Some(_) => fill_icons(&mut tx, &claim.package, writes).await?,
+            None => (Vec::new(), writes.len()),
         };
         let landed = if changes.is_empty() {
             None
@@ -123,7 +137,7 @@ impl Store {
             Some(log::append(&mut tx, &changes).await?)
         };
         tx.commit().await?;
-        Ok(landed)
+        Ok(FetchedIcons { landed, late })
     }
 
     /// Ends a fetch that failed; nobody tries again for `pause`.

@@ -58,7 +58,7 @@ pub use drift::{
 };
 pub use error::{Error, Outcome};
 pub use icon::{ICON_TOPIC, IconBlob, IconContent, IconRow, IconWrite, icon_key};
-pub use icon_fetch::IconClaim;
+pub use icon_fetch::{FetchedIcons, IconClaim};
 pub use lease::Lease;
 pub use local::{LocalReport, LocalSave, LocalSaved, LocalView, PackageOrigin};
 pub use log::{Change, Entry, Head, Landed, Located, Op, Page, Read};

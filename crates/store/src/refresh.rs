@@ -202,8 +202,10 @@ pub enum RefreshAsked {
 /// What became of a request to cancel a refresh.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RefreshCancel {
-    /// It is cancelled, now or before.
+    /// It was cancelled now.
     Cancelled(Box<RefreshRow>),
+    /// It was cancelled before.
+    Already(Box<RefreshRow>),
     /// It had ended by itself.
     Ended(Box<RefreshRow>),
     /// There is none with this id.
@@ -299,9 +301,8 @@ impl Store {
         let run: Option<RefreshRow> = tx.statement(&GET).bind(id).optional().await?;
         tx.commit().await?;
         Ok(match run {
-            Some(run) if cancelled > 0 || run.state == "cancelled" => {
-                RefreshCancel::Cancelled(Box::new(run))
-            }
+            Some(run) if cancelled > 0 => RefreshCancel::Cancelled(Box::new(run)),
+            Some(run) if run.state == "cancelled" => RefreshCancel::Already(Box::new(run)),
             Some(run) => RefreshCancel::Ended(Box::new(run)),
             None => RefreshCancel::Unknown,
         })

@@ -3,6 +3,7 @@
 mod drifts;
 mod faults;
 mod history;
+mod icons;
 mod leases;
 mod nodes;
 mod plans;

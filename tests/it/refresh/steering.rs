@@ -4,7 +4,10 @@ use serde_json::{Value, json};
 use steadfast_client::{RefreshWatch, RefreshWatchEvent};
 use steadfast_testkit::{Fault, PackageSpec, Server, TestDatabase, Times};
 
-use crate::scene::{Engine, Scene, connection, eventually, registry};
+use crate::{
+    http,
+    scene::{Engine, Scene, connection, eventually, registry},
+};
 
 fn organization(npm: &steadfast_testkit::NpmServer) -> String {
     format!(
@@ -238,5 +241,39 @@ async fn rule_9_a_refresh_is_watched_and_cancelled_from_another_terminal() {
             .cli(&["package", "get", "@openfn/language-new"])
             .await;
         assert!(found.success().contains("1.0.0"), "{found:?}");
+    }
+}
+
+#[tokio::test]
+async fn rule_9_a_cancelled_refresh_is_counted_once_whether_it_ran_or_waited() {
+    for engine in Engine::BOTH {
+        let scene = scene(engine).await;
+        let server = &scene.server;
+        let cancelled = async || {
+            let (_, _, metrics) = http::get(server, "/metrics").await;
+            let line = "steadfast_refreshes_total{state=\"cancelled\"} ";
+            let count = metrics.lines().find_map(|found| found.strip_prefix(line));
+            count.map(|count| count.parse::<u32>().expect("a count"))
+        };
+        assert_eq!(cancelled().await, None);
+        let gate = scene.npm.hold("/@openfn/language-http");
+        let start = async || {
+            let started = ["refresh", "--no-wait", "-o", "json"];
+            let started = server.cli(&started).await.json();
+            started["refresh"]["id"].as_str().expect("an id").to_owned()
+        };
+        let running = start().await;
+        gate.arrived(1).await;
+        let waiting = start().await;
+        assert_ne!(waiting, running);
+        for (id, counted) in [(&waiting, 1), (&waiting, 1), (&running, 2), (&running, 2)] {
+            let _ = server.cli(&["refresh", "cancel", id]).await.success();
+            assert_eq!(cancelled().await, Some(counted));
+        }
+        gate.release();
+        scene.npm.clear_faults();
+        // The replica that ran it has noticed once it has done the next one.
+        scene.refresh(0).await;
+        assert_eq!(cancelled().await, Some(2));
     }
 }

@@ -66,7 +66,8 @@ impl Comparison<'_> {
         let Some(before) = before else {
             // Without a type, but perhaps with a list of what is allowed.
             let fits = |value: &Value| type_names(value).iter().any(|name| takes(name));
-            let is_implied = values_of(old).is_some_and(|values| values.iter().all(|v| fits(v)));
+            let is_implied =
+                values_at_most(old).is_some_and(|values| values.iter().all(|v| fits(v)));
             if !is_implied {
                 let message = format!("has to be {now} now");
                 self.push(path, KEYWORD, Class::Breaking, &message);
@@ -87,6 +88,12 @@ impl Comparison<'_> {
     /// `enum` and `const`.
     pub(super) fn compare_values(&mut self, old: &Keywords, new: &Keywords, path: &[String]) {
         const KEYWORD: &str = "enum";
+        if ["enum", "const"]
+            .iter()
+            .all(|word| old.get(*word) == new.get(*word))
+        {
+            return;
+        }
         let hides = self.is_secret(path);
         let named = |values: &[&Value]| {
             if hides {
@@ -95,7 +102,7 @@ impl Comparison<'_> {
             let texts: Vec<_> = values.iter().map(|value| value.to_string()).collect();
             format!(": {}", shorten(&texts.join(", ")))
         };
-        let (class, message) = match (values_of(old), values_of(new)) {
+        let (class, message) = match (values_at_most(old), values_at_least(new)) {
             (None, None) => return,
             (Some(_), None) => (
                 Class::Compatible,
@@ -264,13 +271,22 @@ fn types_of(schema: &Keywords) -> Option<Vec<&str>> {
     }
 }
 
-/// What a schema allows, if it lists that. With both keywords no more is allowed than the longer list says.
-fn values_of(schema: &Keywords) -> Option<Vec<&Value>> {
+/// What a schema allows, if it lists that; with both keywords perhaps less than this.
+fn values_at_most(schema: &Keywords) -> Option<Vec<&Value>> {
     match (schema.get("const"), schema.get("enum")) {
-        (_, Some(Value::Array(values))) => Some(values.iter().collect()),
         (Some(only), _) => Some(vec![only]),
+        (None, Some(Value::Array(values))) => Some(values.iter().collect()),
         _ => None,
     }
+}
+
+/// What a schema allows, if it lists that; with both keywords perhaps more than this, as 1 and 1.0 are taken for two.
+fn values_at_least(schema: &Keywords) -> Option<Vec<&Value>> {
+    let mut values = values_at_most(schema)?;
+    if let Some(Value::Array(listed)) = schema.get("enum") {
+        values.retain(|value| listed.contains(value));
+    }
+    Some(values)
 }
 
 fn missing<'v>(of: &[&'v Value], among: &[&Value]) -> Vec<&'v Value> {

@@ -9,7 +9,7 @@ use steadfast_store::{
 
 use super::{
     Origin, RootKey,
-    folder::{Broken, Found, FoundIcon, Listing, RootError},
+    folder::{Found, FoundIcon, Listing, RootError},
 };
 use crate::{
     options::{Options, SourceKind},
@@ -198,19 +198,19 @@ pub(crate) fn compare(
         .iter()
         .map(|found| found.document.name.as_str())
         .collect();
+    // What is broken cannot be told to be gone.
+    let broken_folders: BTreeSet<&str> = listing.broken.iter().map(|one| &*one.folder).collect();
+    let broken_names = listing.broken.iter().filter_map(|one| one.name.as_deref());
+    let broken_names: BTreeSet<&str> = broken_names.collect();
     for (name, (row, origin)) in &brought {
-        if !present.contains(name) && !is_broken(listing, name, &origin.folder) {
+        let is_broken =
+            broken_names.contains(name) || broken_folders.contains(origin.folder.as_str());
+        if !present.contains(name) && !is_broken {
             comparison.remember(Some(row));
             comparison.removals.push((*name).to_owned());
         }
     }
     Ok(comparison)
-}
-
-/// Whether a package cannot be told to be gone, because what lies there is broken.
-fn is_broken(listing: &Listing, name: &str, folder: &str) -> bool {
-    let is_it = |broken: &Broken| broken.folder == folder || broken.name.as_deref() == Some(name);
-    listing.broken.iter().any(is_it)
 }
 
 /// What is to be written of one package, perhaps nothing.

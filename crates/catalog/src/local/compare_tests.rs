@@ -4,7 +4,7 @@ use steadfast_store::IconBlob;
 use steadfast_types::ReplicaId;
 use steadfast_upstream::{IconFormat, IconShape};
 
-use super::*;
+use super::{super::folder::Broken, *};
 use crate::{
     compiled::CompiledSchemas,
     options::{LocalSource, Source},

@@ -11,7 +11,7 @@ use std::{
 };
 
 use notify::{
-    Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
+    ErrorKind, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
     event::{AccessKind, AccessMode, ModifyKind},
 };
 use tokio::sync::Notify;
@@ -24,15 +24,19 @@ pub(crate) struct Watching {
     watched: BTreeSet<String>,
     /// Paths that were moved or removed: a watch does not come back with what is put in their place.
     lost: Arc<Mutex<BTreeSet<PathBuf>>>,
-    /// A folder could not be watched; it was said.
+    /// Folders could not be watched; it was said.
     is_partial: bool,
 }
 
 // === impl Watching ===
 
 impl Watching {
-    /// Watches nothing yet. `changed` is told of changes.
-    pub(crate) fn start(root: &str, changed: Arc<Notify>) -> Result<Self, notify::Error> {
+    /// Watches nothing yet. `changed` is told of changes. It takes the place of `before`, if that is there, and says nothing again.
+    pub(crate) fn start(
+        root: &str,
+        changed: Arc<Notify>,
+        before: Option<&Self>,
+    ) -> Result<Self, notify::Error> {
         let lost = Arc::new(Mutex::new(BTreeSet::new()));
         let told = Arc::clone(&lost);
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
@@ -52,7 +56,7 @@ impl Watching {
             watcher,
             watched: BTreeSet::new(),
             lost,
-            is_partial: false,
+            is_partial: before.is_some_and(|before| before.is_partial),
         })
     }
 
@@ -69,6 +73,7 @@ impl Watching {
             }
         }
         let mut is_new = false;
+        let (mut unwatched, mut first) = (0_usize, None);
         for folder in folders {
             if self.watched.contains(folder) {
                 continue;
@@ -76,23 +81,40 @@ impl Watching {
             let path = self.root.join(folder);
             match self.watcher.watch(&path, RecursiveMode::NonRecursive) {
                 Ok(()) => is_new |= self.watched.insert(folder.clone()),
-                Err(error) if !self.is_partial => {
-                    self.is_partial = true;
-                    tracing::warn!(
-                        path = %path.display(),
-                        error = &error as &dyn std::error::Error,
-                        "a folder cannot be watched; changes there are found when all is read again"
-                    );
+                Err(error) => {
+                    unwatched += 1;
+                    first = first.or(Some((path, error)));
                 }
-                Err(_) => {}
             }
         }
+        if let Some((path, error)) = first.filter(|_| !self.is_partial) {
+            tracing::warn!(
+                path = %path.display(),
+                unwatched,
+                watched = self.watched.len(),
+                error = &error as &dyn std::error::Error,
+                "folders cannot be watched; changes there are found when all is read again{}",
+                remedy(&error.kind, folders.len())
+            );
+        }
+        self.is_partial = unwatched > 0;
         is_new
     }
 
     fn relative(&self, path: &Path) -> Option<String> {
         let relative = path.strip_prefix(&self.root).ok()?;
         relative.to_str().map(str::to_owned)
+    }
+}
+
+/// What an operator can do about folders that cannot be watched, when so many are wanted; perhaps nothing.
+fn remedy(kind: &ErrorKind, wanted: usize) -> String {
+    match kind {
+        ErrorKind::MaxFilesWatch => format!(
+            ": this root alone takes {wanted} watches; raise the sysctl fs.inotify.max_user_watches beyond what all programs of \
+             this user take together"
+        ),
+        _ => String::new(),
     }
 }
 
@@ -114,4 +136,18 @@ fn matters(event: &Event) -> bool {
         name == "node_modules" || name.starts_with('.') || name.ends_with('~')
     };
     is_change && (event.paths.is_empty() || !event.paths.iter().all(is_noise))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_of_watches_is_named_with_what_is_wanted() {
+        let told = remedy(&ErrorKind::MaxFilesWatch, 20_000);
+        for part in ["20000 watches", "fs.inotify.max_user_watches"] {
+            assert!(told.contains(part), "{part}: {told}");
+        }
+        assert_eq!(remedy(&ErrorKind::PathNotFound, 20_000), "");
+    }
 }

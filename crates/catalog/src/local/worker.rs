@@ -303,7 +303,7 @@ impl Worker {
             tokio::task::spawn_blocking(move || {
                 let mut watching = watching.lock().unwrap_or_else(PoisonError::into_inner);
                 if renew || watching.is_none() {
-                    *watching = start_watching(&key.root, changed);
+                    *watching = start_watching(&key.root, changed, watching.as_ref());
                 }
                 let read = || folder::read(&key.root, &key.source, &compiled);
                 let listing = read()?;
@@ -343,8 +343,8 @@ impl Worker {
     }
 }
 
-fn start_watching(root: &str, changed: Arc<Notify>) -> Option<Watching> {
-    Watching::start(root, changed)
+fn start_watching(root: &str, changed: Arc<Notify>, before: Option<&Watching>) -> Option<Watching> {
+    Watching::start(root, changed, before)
         .inspect_err(|error| {
             tracing::warn!(
                 root,

@@ -3,6 +3,7 @@
 mod faults;
 mod fixture;
 mod icons;
+mod icons_again;
 mod lookups;
 mod refreshes;
 mod replicas;

@@ -164,9 +164,12 @@ mod tests {
             item(Algorithm::Sha1, b"x"),
             item(Algorithm::Sha512, b"other")
         );
-        let integrity = Integrity::parse(&weak_is_right).expect("usable");
-        assert_eq!(integrity.algorithm(), Algorithm::Sha512);
-        assert!(!integrity.matches(b"x"));
+        let (weak, strong) = weak_is_right.split_once(' ').expect("two hashes");
+        for text in [weak_is_right.clone(), format!("{strong} {weak}")] {
+            let integrity = Integrity::parse(&text).expect("usable");
+            assert_eq!(integrity.algorithm(), Algorithm::Sha512);
+            assert!(!integrity.matches(b"x"));
+        }
         let either = format!("{weak_is_right}\n{}?opt", item(Algorithm::Sha512, b"x"));
         assert!(Integrity::parse(&either).expect("usable").matches(b"x"));
     }

@@ -79,6 +79,26 @@ async fn a_wait_beyond_the_cap_is_an_error_that_carries_it() {
     }
 }
 
+/// The cap alone decides: there would be time enough to wait and to ask again.
+#[tokio::test]
+async fn rule_5_a_wait_just_beyond_the_cap_is_not_waited() {
+    let server = Server::start(|number, _| match number {
+        0 => Reply::new(429, "slow down").header("retry-after", "2"),
+        _ => Reply::ok("{}"),
+    })
+    .await;
+    let capped = HttpOptions {
+        retry_after_max: Duration::from_secs(1),
+        total_timeout: Duration::from_secs(60),
+        ..options()
+    };
+    let refused = client(capped).get(get(server.url("x"))).await;
+    let error = refused.expect_err("is not waited for");
+    assert_eq!(error.reason(), "RATE_LIMITED");
+    assert_eq!(error.retry_after(), Some(Duration::from_secs(2)));
+    assert_eq!(server.count(), 1);
+}
+
 #[tokio::test]
 async fn rule_5_a_broken_upstream_is_tried_again_and_then_reported() {
     let server = Server::start(|number, _| match number {
@@ -175,6 +195,23 @@ async fn all_attempts_together_have_a_deadline() {
         .expect_err("ended");
     assert_eq!(error.reason(), "UPSTREAM_TIMEOUT");
     assert!((1..=3).contains(&server.count()), "{}", server.count());
+}
+
+/// The last attempt may take no longer than what is left.
+#[tokio::test]
+async fn rule_5_an_attempt_takes_only_what_the_ones_before_have_left() {
+    let server = Server::always(Reply::ok("{").falling_silent()).await;
+    let options = HttpOptions {
+        attempt_timeout: Duration::from_millis(1_500),
+        total_timeout: Duration::from_millis(2_500),
+        ..options()
+    };
+    let ended = client(options).get(get(server.url("x"))).await;
+    assert_eq!(server.count(), 2);
+    match ended.expect_err("ended") {
+        Error::Timeout { limit, .. } => assert!(limit <= Duration::from_secs(1), "{limit:?}"),
+        error => panic!("{error}"),
+    }
 }
 
 #[tokio::test]

@@ -1,9 +1,9 @@
 //! What is told of a look at a root: to the log and the metrics, and to the refresh that asked for it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use steadfast_store::{
-    IconContent, IconWrite, LocalReport, RefreshDeltas, RefreshItemRow, RefreshRow,
+    IconContent, IconWrite, LocalReport, PackageWrite, RefreshDeltas, RefreshItemRow, RefreshRow,
 };
 
 use super::super::{
@@ -187,27 +187,21 @@ pub(super) fn of_look(
     for name in &comparison.removals {
         report.package(name, true, "removed: its folder is gone");
     }
-    let changed: BTreeSet<&str> = comparison
-        .writes
-        .iter()
-        .filter(|write| !write.schemas.is_empty())
-        .map(|write| write.name.as_str())
-        .collect();
+    let writes = comparison.writes.iter();
+    let writes: BTreeMap<&str, &PackageWrite> =
+        writes.map(|write| (write.name.as_str(), write)).collect();
+    let shadowed = comparison.shadowed.iter();
+    let shadowed: BTreeSet<&str> = shadowed.map(|one| one.folder.as_str()).collect();
     for found in &listing.packages {
-        let name = found.document.name.as_str();
-        let is_taken = !comparison
-            .shadowed
-            .iter()
-            .any(|shadowed| shadowed.folder == found.folder);
-        if is_taken {
-            report.schema(name, changed.contains(name), found.schema.is_some());
-            let write = comparison.writes.iter().find(|write| write.name == name);
-            report.icons(
-                name,
-                found.icons.len(),
-                write.map_or(&[], |write| &write.icons),
-            );
+        if shadowed.contains(found.folder.as_str()) {
+            continue;
         }
+        let name = found.document.name.as_str();
+        let write = writes.get(name);
+        let is_changed = write.is_some_and(|write| !write.schemas.is_empty());
+        report.schema(name, is_changed, found.schema.is_some());
+        let icons = write.map_or(&[][..], |write| &write.icons);
+        report.icons(name, found.icons.len(), icons);
     }
     for shadowed in &comparison.shadowed {
         report.shadowed(shadowed);
