@@ -23,6 +23,9 @@ pub const SCHEMA_LIMITS: JsonLimits = JsonLimits {
 /// How far a pattern may backtrack on one string before the check is given up.
 const PATTERN_BACKTRACK_LIMIT: usize = 100_000;
 
+/// How much of a schema's own text a warning quotes.
+const MAX_SHOWN_CHARS: usize = 200;
+
 /// How many names of unknown formats a warning lists.
 const MAX_LISTED_FORMATS: usize = 8;
 
@@ -124,11 +127,13 @@ impl Compiled {
             .offline();
         let validator = options.build(&document).map_err(|error| match error.kind() {
             ValidationErrorKind::Referencing(error) => format!(
-                "it has a reference that is not inside it, and references to elsewhere are never followed: {error}"
+                "it has a reference that is not inside it, and references to elsewhere are never followed: {}",
+                shown(&error.to_string())
             ),
             _ => format!(
-                "it breaks the rules of its own dialect at `{}`: {error}",
-                error.instance_path()
+                "it breaks the rules of its own dialect at `{}`: {}",
+                shown(&error.instance_path().to_string()),
+                shown(&error.to_string())
             ),
         })?;
         let mut names = HashSet::new();
@@ -141,6 +146,7 @@ impl Compiled {
         if !unknown.is_empty() {
             unknown.sort_unstable();
             unknown.truncate(MAX_LISTED_FORMATS);
+            let unknown: Vec<_> = unknown.iter().map(|format| shown(format)).collect();
             warnings.push(format!(
                 "values are not checked against these unknown formats: {}",
                 unknown.join(", ")
@@ -168,14 +174,31 @@ fn take_draft(document: &mut Value, warnings: &mut Vec<String>) -> Draft {
     let address = stated.as_str().unwrap_or_default().trim();
     match Draft::from_schema_uri(address.trim_end_matches(['#', '/'])) {
         Draft::Unknown => {
-            let shown: String = address.chars().take(200).collect();
             warnings.push(format!(
-                "its `$schema` is unknown ({shown}); it is read as draft-07"
+                "its `$schema` is unknown ({}); it is read as draft-07",
+                shown(address)
             ));
             DEFAULT
         }
         draft => draft,
     }
+}
+
+/// What a schema says, in words for people: cut, and with control characters in their written form.
+fn shown(text: &str) -> String {
+    let mut shown = String::new();
+    for (at, char) in text.chars().enumerate() {
+        if at == MAX_SHOWN_CHARS {
+            shown.push('…');
+            break;
+        }
+        if char.is_control() {
+            shown.extend(char.escape_default());
+        } else {
+            shown.push(char);
+        }
+    }
+    shown
 }
 
 /// Gathers the property names and the formats that a schema mentions anywhere.
