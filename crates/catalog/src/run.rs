@@ -173,6 +173,8 @@ impl Run<'_> {
     }
 
     async fn announce(&self, through: &str, listed: usize) -> Result<(), Error> {
+        // Never back: whoever had the run before may have read further, and what it recorded is not read again.
+        let through = self.row.begun_through.as_deref().unwrap_or("").max(through);
         let listed = i64::try_from(listed).unwrap_or(i64::MAX);
         let store = &self.executor.store;
         store

@@ -10,3 +10,4 @@ mod replicas;
 mod snapshots;
 mod sources;
 mod steering;
+mod takeovers;
