@@ -19,7 +19,7 @@ use crate::{
     options::Options,
     package::{PackageDocument, VersionDocument, content_hash},
     packument::{self, Current},
-    plan::{self, Difference, KnownSchema, SchemaReading, StatedLabel, Wish},
+    plan::{self, Difference, Kinds, KnownSchema, SchemaReading, StatedLabel, Wish},
     schema::Schema,
 };
 
@@ -162,6 +162,8 @@ impl Reader<'_> {
             };
             let item = package_item(name.as_str(), outcome, "", changed.unwrap_or_default());
             findings.refreshed.items.insert(0, item);
+        } else if findings.refreshed.items.is_empty() {
+            findings.has_nothing_new(name, self.wish.kinds);
         }
         findings.refreshed.write = write.writes().then_some(write);
         Ok(findings)
@@ -468,6 +470,16 @@ impl Findings {
         let item = package_item(name.as_str(), "failed", reason, error.to_string());
         self.refreshed.items.push(item);
         self.refreshed.deltas.packages_failed += 1;
+    }
+
+    /// Says that a package was read whose metadata was not asked for and of which nothing is new, so that it is read and counted once,
+    /// whoever takes the run over.
+    fn has_nothing_new(&mut self, name: &PackageName, kinds: Kinds) {
+        let kind = if kinds.schemas { "schemas" } else { "icons" };
+        self.refreshed.items.push(RefreshItemRow {
+            kind: kind.into(),
+            ..package_item(name.as_str(), "unchanged", "", String::new())
+        });
     }
 
     /// A package that a local source has, which comes before the registry's.

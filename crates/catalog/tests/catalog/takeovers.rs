@@ -5,9 +5,11 @@ use std::{path::Path, time::Duration};
 use serde_json::json;
 use steadfast_api::registry::v1::{RefreshKind, RefreshState, StartRefreshRequest};
 use steadfast_catalog::{LocalSource, Options, Source, SourceKind};
-use steadfast_testkit::NpmServer;
+use steadfast_testkit::{Fault, NpmServer, Times};
 
-use crate::fixture::{DOTTED, Database, FHIR, HTTP, eventually, options, registry, state, version};
+use crate::fixture::{
+    DOTTED, Database, FHIR, HTTP, counts, eventually, options, registry, state, version,
+};
 
 const ALL: &[&str] = &[HTTP, FHIR, DOTTED];
 
@@ -24,6 +26,30 @@ async fn steal(database: &Database) {
     postgres
         .psql("UPDATE lease SET fence = fence + 1, expires_us = steadfast_now_us() + 1000000 WHERE name = 'refresh'")
         .await;
+}
+
+#[tokio::test]
+async fn rule_9_a_run_of_schemas_that_changes_hands_counts_each_once() {
+    let database = Database::postgres().await;
+    let npm = registry().await;
+    npm.fault(&format!("/{HTTP}/-/*"), Fault::status(500), Times::Forever);
+    let replica = database.replica(options(&npm, ALL)).await;
+    replica.filled().await;
+    npm.clear_faults();
+    let gate = npm.hold(&format!("/{HTTP}/-/*"));
+    let id = replica.start(schemas()).await;
+    gate.arrived(1).await;
+    eventually("the others are counted", async || {
+        let found = replica.get(&id).await;
+        (counts(&found)[0][0] == 2).then_some(())
+    })
+    .await;
+    steal(&database).await;
+    gate.arrived(3).await;
+    gate.release();
+    let found = replica.ended(&id).await;
+    assert_eq!(found.refresh.as_ref().expect("has one").attempts, 2);
+    assert_eq!(counts(&found), [[4, 2, 2, 0]]);
 }
 
 /// Options with a folder beside the registry.
