@@ -237,7 +237,17 @@ impl Reader<'_> {
             name: name.to_string(),
             ..Default::default()
         };
-        if error.is_absence() && member.unlisted && stored.row.is_some() {
+        if error.is_absence() && member.unlisted && stored.row.is_none() {
+            // There is nothing to keep, and it would fail in each refresh for ever.
+            write.remove = true;
+            let message = "forgotten: no longer listed, and its registry has never had it to read";
+            let item = package_item(name.as_str(), "unchanged", "", message.to_owned());
+            findings.refreshed.items.push(item);
+            findings.refreshed.deltas.packages_unchanged += 1;
+            findings.refreshed.write = Some(write);
+            return Ok(());
+        }
+        if error.is_absence() && member.unlisted {
             write.absent = Some(true);
             let patience = self.options.remove_absent_after;
             let gone_for = member
