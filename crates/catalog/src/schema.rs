@@ -12,7 +12,10 @@ use prost::Message;
 use serde_json::Value;
 use steadfast_api::schema::v1::{AuthKind, GetSchemaResponse};
 
-use crate::json::{self, JsonLimits};
+use crate::{
+    json::{self, JsonLimits},
+    weigh::{TooMuch, weigh_compiling},
+};
 
 /// What is read of a schema. Real ones have a few kilobytes and five levels.
 pub const SCHEMA_LIMITS: JsonLimits = JsonLimits {
@@ -118,6 +121,9 @@ impl Schema {
 impl Compiled {
     fn new(mut document: Value, warnings: &mut Vec<String>) -> Result<Self, String> {
         let draft = take_draft(&mut document, warnings);
+        weigh_compiling(&document).map_err(|TooMuch| {
+            "its references are too many, or lead too deep, to be followed".to_owned()
+        })?;
         let options = jsonschema::options()
             .with_draft(draft)
             .should_validate_formats(true)
@@ -283,6 +289,33 @@ mod tests {
             let body = GetSchemaResponse::decode(found.body()).expect("decodes");
             assert_eq!(body.schema_json, text);
             assert_eq!(body.warnings, found.warnings);
+        }
+    }
+
+    /// Each took the process down when it arrived: by the stack of the thread that compiles, or by its memory.
+    #[test]
+    fn rule_2_a_schema_that_would_take_the_process_down_is_served_and_not_compiled() {
+        for (length, link) in [
+            (
+                300,
+                r##"{"allOf":[{"$ref":"#/$defs/N"}],"unevaluatedProperties":false}"##,
+            ),
+            (
+                30,
+                r##"{"allOf":[{"$ref":"#/$defs/N"},{"$ref":"#/$defs/N"}],"unevaluatedItems":false}"##,
+            ),
+        ] {
+            let links: Vec<String> = (0..length)
+                .map(|at| format!(r#""{at}":{}"#, link.replace('N', &(at + 1).to_string())))
+                .collect();
+            let text = format!(
+                r##"{{"$schema":"https://json-schema.org/draft/2020-12/schema","$defs":{{{},"{length}":{{}}}},"$ref":"#/$defs/0"}}"##,
+                links.join(",")
+            );
+            let found = schema(&text);
+            let reason = found.compiled.expect_err("too much");
+            assert!(reason.contains("references"), "{reason}");
+            assert_eq!(found.text, text);
         }
     }
 

@@ -297,7 +297,7 @@ fn rule_13_a_schema_that_would_take_the_process_down_is_refused_in_time() {
     };
     let one = |next: usize| format!(r##"{{"$ref":"#/definitions/a{next}"}}"##);
     let two = |next: usize| format!(r#"{{"anyOf":[{},{}]}}"#, one(next), one(next));
-    assert_eq!(document(chain(5_000, &one)), Err(Refused::TooMuch));
+    assert_eq!(document(chain(3_000, &one)), Err(Refused::TooMuch));
     assert_eq!(document(chain(40, &two)), Err(Refused::TooMuch));
     let few = document(chain(5, &two)).expect("is checked");
     assert_eq!(few.len(), 1, "{few:?}");

@@ -16,6 +16,14 @@ pub(crate) const STEPS_MAX: usize = 50_000;
 /// So deep may these be nested, at most: each level takes some of the stack.
 const DEPTH_MAX: usize = 256;
 
+/// The same for what is applied in place below the `unevaluated…` keywords of a schema: the validator makes a copy of all that for
+/// each of them when it compiles the schema, several kilobytes and a stack frame for each step.
+const COPIED_STEPS_MAX: usize = 5_000;
+const COPIED_DEPTH_MAX: usize = 32;
+
+/// References in a schema, at most: compiling takes the square of their number.
+const REFERENCES_MAX: usize = 5_000;
+
 /// Checking takes too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TooMuch;
@@ -31,8 +39,9 @@ struct Targets<'s> {
 struct Walk<'s> {
     targets: Targets<'s>,
     steps_left: usize,
+    depth_max: usize,
     /// The references that are being followed, and for which part of the document.
-    following: Vec<(*const Value, *const Value)>,
+    following: Vec<(*const Value, Option<*const Value>)>,
 }
 
 /// Counts, and stops at the limit.
@@ -43,9 +52,47 @@ pub(crate) fn weigh(schema: &Value, document: &Value) -> Result<(), TooMuch> {
     let mut walk = Walk {
         targets: Targets::of(schema),
         steps_left: STEPS_MAX,
+        depth_max: DEPTH_MAX,
         following: Vec::new(),
     };
-    walk.apply(schema, document, 0)
+    walk.apply(schema, Some(document), 0)
+}
+
+/// Whether a schema can be compiled within its limits.
+///
+/// # Errors
+/// If that takes more steps than it may.
+pub(crate) fn weigh_compiling(schema: &Value) -> Result<(), TooMuch> {
+    let mut walk = Walk {
+        targets: Targets::of(schema),
+        steps_left: COPIED_STEPS_MAX,
+        depth_max: COPIED_DEPTH_MAX,
+        following: Vec::new(),
+    };
+    let mut references = 0;
+    let mut parts = vec![schema];
+    while let Some(part) = parts.pop() {
+        match part {
+            Value::Object(object) => {
+                references += usize::from(object.contains_key("$ref"));
+                if object.keys().any(|keyword| is_left_over(keyword)) {
+                    walk.apply(part, None, 0)?;
+                }
+                parts.extend(object.values());
+            }
+            Value::Array(list) => parts.extend(list),
+            _ => {}
+        }
+    }
+    if references > REFERENCES_MAX {
+        return Err(TooMuch);
+    }
+    Ok(())
+}
+
+/// Whether a keyword is about what the others leave over.
+fn is_left_over(keyword: &str) -> bool {
+    matches!(keyword, "unevaluatedProperties" | "unevaluatedItems")
 }
 
 // === impl Targets ===
@@ -111,9 +158,14 @@ impl<'s> Targets<'s> {
 // === impl Walk ===
 
 impl<'s> Walk<'s> {
-    fn apply(&mut self, schema: &'s Value, value: &Value, depth: usize) -> Result<(), TooMuch> {
+    fn apply(
+        &mut self,
+        schema: &'s Value,
+        value: Option<&Value>,
+        depth: usize,
+    ) -> Result<(), TooMuch> {
         self.steps_left = self.steps_left.checked_sub(1).ok_or(TooMuch)?;
-        if depth > DEPTH_MAX {
+        if depth > self.depth_max {
             return Err(TooMuch);
         }
         let Value::Object(schema) = schema else {
@@ -126,17 +178,17 @@ impl<'s> Walk<'s> {
             self.in_place(schema, value, depth)?;
         }
         match value {
-            Value::Object(object) => self.properties(schema, object, depth),
-            Value::Array(list) => self.items(schema, list, depth),
+            Some(Value::Object(object)) => self.properties(schema, object, depth),
+            Some(Value::Array(list)) => self.items(schema, list, depth),
             _ => Ok(()),
         }
     }
 
-    /// What is applied to the same value.
+    /// What is applied to the same value, or may be, if that is not known.
     fn in_place(
         &mut self,
         schema: &'s Map<String, Value>,
-        value: &Value,
+        value: Option<&Value>,
         depth: usize,
     ) -> Result<(), TooMuch> {
         for keyword in ["$ref", "$dynamicRef", "$recursiveRef"] {
@@ -158,9 +210,9 @@ impl<'s> Walk<'s> {
         }
         for keyword in ["dependencies", "dependentSchemas"] {
             if let Some(Value::Object(schemas)) = schema.get(keyword) {
-                let of_present = schemas
-                    .iter()
-                    .filter(|(name, _)| value.get(name.as_str()).is_some());
+                let of_present = schemas.iter().filter(|(name, _)| {
+                    value.is_none_or(|value| value.get(name.as_str()).is_some())
+                });
                 for (_, schema) in of_present {
                     self.apply(schema, value, depth + 1)?;
                 }
@@ -170,9 +222,14 @@ impl<'s> Walk<'s> {
     }
 
     /// A reference that leads back to itself for the same value says nothing more, and is followed no further.
-    fn follow(&mut self, reference: &str, value: &Value, depth: usize) -> Result<(), TooMuch> {
+    fn follow(
+        &mut self,
+        reference: &str,
+        value: Option<&Value>,
+        depth: usize,
+    ) -> Result<(), TooMuch> {
         for target in self.targets.of_reference(reference) {
-            let step = (std::ptr::from_ref(target), std::ptr::from_ref(value));
+            let step = (std::ptr::from_ref(target), value.map(std::ptr::from_ref));
             if self.following.contains(&step) {
                 continue;
             }
@@ -201,11 +258,11 @@ impl<'s> Walk<'s> {
                 .chain(of_patterns)
                 .chain(others.into_iter().flatten())
             {
-                self.apply(schema, value, depth + 1)?;
+                self.apply(schema, Some(value), depth + 1)?;
             }
             if let Some(schema) = schema.get("propertyNames") {
                 // Only its parts that are applied in place matter to a name.
-                self.apply(schema, &Value::Null, depth + 1)?;
+                self.apply(schema, Some(&Value::Null), depth + 1)?;
             }
         }
         Ok(())
@@ -226,7 +283,7 @@ impl<'s> Walk<'s> {
                 .into_iter()
                 .filter_map(|keyword| schema.get(keyword)?.get(index));
             for schema in each.chain(by_place) {
-                self.apply(schema, value, depth + 1)?;
+                self.apply(schema, Some(value), depth + 1)?;
             }
         }
         Ok(())
@@ -310,6 +367,32 @@ mod tests {
             });
             assert_eq!(weigh(&schema, &deep(30)), Err(TooMuch), "{reference}");
         }
+    }
+
+    #[test]
+    fn rule_2_what_cannot_be_compiled_in_time_is_found_out_beforehand() {
+        let link = |next: usize, keyword: &str, times: usize| {
+            let references = vec![format!(r##"{{"$ref":"#/definitions/a{next}"}}"##); times];
+            format!(r#"{{"allOf":[{}]{keyword}}}"#, references.join(","))
+        };
+        let left_over = r#","unevaluatedProperties":false"#;
+        for (length, times, keyword, expected) in [
+            (300, 1, left_over, Err(TooMuch)),
+            (18, 2, left_over, Err(TooMuch)),
+            (8, 1, left_over, Ok(())),
+            (3, 2, left_over, Ok(())),
+            (300, 1, "", Ok(())),
+            (6_000, 1, "", Err(TooMuch)),
+        ] {
+            let schema = chain(length, |next| link(next, keyword, times));
+            assert_eq!(
+                weigh_compiling(&schema),
+                expected,
+                "{length} {times} {keyword}"
+            );
+        }
+        let round = parsed(r##"{"unevaluatedProperties":{"$ref":"#"},"allOf":[{"$ref":"#"}]}"##);
+        assert_eq!(weigh_compiling(&round), Ok(()));
     }
 
     #[test]
