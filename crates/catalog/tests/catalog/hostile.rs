@@ -41,11 +41,7 @@ async fn rule_9_a_failure_is_told_in_few_words_whatever_the_registry_answers() {
         let replica = database.replica(options(&npm, ALL)).await;
         replica.filled().await;
         let long = format!("\"{}\"", "x".repeat(6 << 20));
-        npm.fault(
-            &format!("/{HTTP}"),
-            Fault::Body(long.into()),
-            Times::Forever,
-        );
+        npm.fault(&format!("/{HTTP}"), Fault::Body(long), Times::Forever);
         let found = replica.refresh().await;
         let expected = (
             HTTP.to_owned(),
