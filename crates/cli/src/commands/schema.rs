@@ -111,7 +111,7 @@ async fn get(args: GetArgs, connection: &Connection, session: &Session) -> Resul
     Ok(Exit::Success)
 }
 
-/// The schema is embedded as it is: parsing it would change large numbers.
+/// The schema is embedded as it is: parsing it would change large numbers. A package may carry what is no JSON; that is a text.
 fn schema_json(answer: &GetSchemaResponse) -> String {
     let mut fields = json!({
         "package": answer.package,
@@ -120,15 +120,17 @@ fn schema_json(answer: &GetSchemaResponse) -> String {
         "auth_kind": json::auth_kind(answer.auth_kind),
         "warnings": answer.warnings,
         "read_state": json::read_state(answer.read_state.as_ref()),
-    })
-    .to_string();
+    });
     let schema = answer.schema_json.trim();
-    if !schema.is_empty() {
-        fields.pop();
-        fields.push_str(",\"schema\":");
-        fields.push_str(schema);
-        fields.push('}');
+    if serde_json::from_str::<Value>(schema).is_err() {
+        fields["schema_text"] = answer.schema_json.as_str().into();
+        return fields.to_string();
     }
+    let mut fields = fields.to_string();
+    fields.pop();
+    fields.push_str(",\"schema\":");
+    fields.push_str(schema);
+    fields.push('}');
     fields
 }
 
@@ -269,6 +271,22 @@ mod tests {
     use steadfast_client::api::schema::v1::Violation;
 
     use super::*;
+
+    #[test]
+    fn json_stays_json_whatever_a_package_carries() {
+        for (schema_json, field, expected) in [
+            ("{\"a\":1}\n", "schema", json!({"a": 1})),
+            ("{ not JSON", "schema_text", json!("{ not JSON")),
+            ("", "schema_text", json!("")),
+        ] {
+            let answer = GetSchemaResponse {
+                schema_json: schema_json.to_owned(),
+                ..GetSchemaResponse::default()
+            };
+            let printed: Value = serde_json::from_str(&super::schema_json(&answer)).unwrap();
+            assert_eq!(printed[field], expected, "{schema_json}");
+        }
+    }
 
     #[test]
     fn the_version_begins_after_the_second_at_of_a_scoped_name() {
