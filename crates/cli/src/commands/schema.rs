@@ -15,7 +15,7 @@ use steadfast_client::{
 };
 
 use crate::{
-    commands::{Session, publish::read_file},
+    commands::{Session, pages, publish::read_file},
     failure::{Exit, Failure},
     json,
     output::note,
@@ -60,8 +60,6 @@ pub(crate) struct ValidateArgs {
     file: PathBuf,
 }
 
-/// The most that one call lists.
-const PAGE_SIZE: u32 = 1_000;
 /// How much of an etag tells schemas apart.
 const ETAG_LENGTH: usize = 12;
 /// The most characters of a title in a list.
@@ -136,24 +134,19 @@ fn schema_json(answer: &GetSchemaResponse) -> String {
 
 async fn list(args: ListArgs, connection: &Connection, session: &Session) -> Result<Exit, Failure> {
     let mut client = connection.schemas();
-    let mut schemas: Vec<SchemaSummary> = Vec::new();
-    let mut page_token = String::new();
-    let limit = args.limit as usize;
-    let last = loop {
-        let missing = u32::try_from(limit - schemas.len()).unwrap_or(PAGE_SIZE);
+    let ask = async |page_size, page_token| {
         let request = ListSchemasRequest {
-            page_size: missing.min(PAGE_SIZE).cast_signed(),
-            page_token: std::mem::take(&mut page_token),
+            page_size,
+            page_token,
             query: args.query.clone(),
             min_revision: None,
         };
-        let mut answer = connection.call(client.list_schemas(request)).await?;
-        schemas.append(&mut answer.schemas);
-        if answer.next_page_token.is_empty() || schemas.len() >= limit {
-            break answer;
-        }
-        page_token.clone_from(&answer.next_page_token);
+        connection.call(client.list_schemas(request)).await
     };
+    let (schemas, last) = pages::read(args.limit, ask, |answer| {
+        (&mut answer.schemas, &mut answer.next_page_token)
+    })
+    .await?;
     session.output.print(
         || list_text(&schemas, last.total_size, &args.query),
         || {
@@ -189,12 +182,7 @@ fn list_text(schemas: &[SchemaSummary], total: i32, query: &str) -> String {
             table::shorten(&schema.title, TITLE_LENGTH),
         ]);
     }
-    let total = usize::try_from(total).unwrap_or(0);
-    let shown = if schemas.len() < total {
-        format!("{} of {total} schemas; --limit shows more", schemas.len())
-    } else {
-        table::count(schemas.len(), "schema")
-    };
+    let shown = pages::shown(schemas.len(), total, "schema");
     format!("{}\n\n{shown}", table::text(&rows))
 }
 
