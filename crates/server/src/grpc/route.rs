@@ -71,6 +71,7 @@ pub(crate) struct WatchRoute {
     max_bytes: usize,
 }
 
+/// Wraps a service. Calls that are listed are answered here, and all others are passed on.
 macro_rules! route {
     ($route:ident, $edge:ident, $server:ident, $name:literal) => {
         impl $route {
@@ -90,25 +91,61 @@ macro_rules! route {
             const NAME: &'static str = $name;
         }
     };
+    ($route:ident, $edge:ident, $server:ident, $name:literal, $($method:literal: $answer:expr,)+) => {
+        route!($route, $edge, $server, $name);
+
+        impl Service<http::Request<Body>> for $route {
+            type Response = http::Response<Body>;
+            type Error = Infallible;
+            type Future = Answer;
+
+            fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+                Poll::Ready(Ok(()))
+            }
+
+            fn call(&mut self, request: http::Request<Body>) -> Answer {
+                match request.uri().path() {
+                    $(concat!("/", $name, "/", $method) => {
+                        let edge = Arc::clone(&self.edge);
+                        unary(request, self.max_bytes, move |request| $answer(edge, request))
+                    })+
+                    _ => self.rest.call(request),
+                }
+            }
+        }
+    };
+}
+
+/// A lookup in memory: at once, unless the caller wants a revision to be waited for.
+macro_rules! lookup {
+    ($edge:ident, $request:ty, $get:ident) => {
+        |edge: Arc<$edge>, request: $request| match request.min_revision {
+            None => Reply::now(edge.$get(&request)),
+            Some(_) => Reply::later(async move {
+                edge.reach(request.min_revision.as_ref()).await?;
+                edge.$get(&request)
+            }),
+        }
+    };
 }
 
 route!(
-    RegistryRoute,
-    RegistryEdge,
-    RegistryServiceServer,
-    "steadfast.registry.v1.RegistryService"
+    RegistryRoute, RegistryEdge, RegistryServiceServer,
+    "steadfast.registry.v1.RegistryService",
+    "GetPackage": lookup!(RegistryEdge, registry::GetPackageRequest, get_package),
+    "ResolvePackage": lookup!(RegistryEdge, registry::ResolvePackageRequest, resolve_package),
 );
 route!(
-    SchemaRoute,
-    SchemaEdge,
-    SchemaServiceServer,
-    "steadfast.schema.v1.SchemaService"
+    SchemaRoute, SchemaEdge, SchemaServiceServer,
+    "steadfast.schema.v1.SchemaService",
+    "GetSchema": lookup!(SchemaEdge, schema::GetSchemaRequest, get_schema),
 );
 route!(
-    IconRoute,
-    IconEdge,
-    IconServiceServer,
-    "steadfast.registry.v1.IconService"
+    IconRoute, IconEdge, IconServiceServer,
+    "steadfast.registry.v1.IconService",
+    "GetIcon": |edge: Arc<IconEdge>, request: registry::GetIconRequest| {
+        Reply::later(async move { edge.get_icon(&request).await })
+    },
 );
 route!(
     WatchRoute,
@@ -116,97 +153,6 @@ route!(
     WatchServiceServer,
     "steadfast.watch.v1.WatchService"
 );
-
-impl Service<http::Request<Body>> for RegistryRoute {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = Answer;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Answer {
-        let edge = Arc::clone(&self.edge);
-        match request.uri().path() {
-            "/steadfast.registry.v1.RegistryService/GetPackage" => unary(
-                request,
-                self.max_bytes,
-                move |request: registry::GetPackageRequest| match request.min_revision {
-                    None => Reply::now(edge.get_package(&request)),
-                    Some(_) => Reply::later(async move {
-                        edge.reach(request.min_revision.as_ref()).await?;
-                        edge.get_package(&request)
-                    }),
-                },
-            ),
-            "/steadfast.registry.v1.RegistryService/ResolvePackage" => unary(
-                request,
-                self.max_bytes,
-                move |request: registry::ResolvePackageRequest| match request.min_revision {
-                    None => Reply::now(edge.resolve_package(&request)),
-                    Some(_) => Reply::later(async move {
-                        edge.reach(request.min_revision.as_ref()).await?;
-                        edge.resolve_package(&request)
-                    }),
-                },
-            ),
-            _ => self.rest.call(request),
-        }
-    }
-}
-
-impl Service<http::Request<Body>> for SchemaRoute {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = Answer;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Answer {
-        let edge = Arc::clone(&self.edge);
-        match request.uri().path() {
-            "/steadfast.schema.v1.SchemaService/GetSchema" => unary(
-                request,
-                self.max_bytes,
-                move |request: schema::GetSchemaRequest| match request.min_revision {
-                    None => Reply::now(edge.get_schema(&request)),
-                    Some(_) => Reply::later(async move {
-                        edge.reach(request.min_revision.as_ref()).await?;
-                        edge.get_schema(&request)
-                    }),
-                },
-            ),
-            _ => self.rest.call(request),
-        }
-    }
-}
-
-impl Service<http::Request<Body>> for IconRoute {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = Answer;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Answer {
-        let edge = Arc::clone(&self.edge);
-        match request.uri().path() {
-            "/steadfast.registry.v1.IconService/GetIcon" => unary(
-                request,
-                self.max_bytes,
-                move |request: registry::GetIconRequest| {
-                    Reply::later(async move { edge.get_icon(&request).await })
-                },
-            ),
-            _ => self.rest.call(request),
-        }
-    }
-}
 
 impl Service<http::Request<Body>> for WatchRoute {
     type Response = http::Response<Body>;
