@@ -2,6 +2,7 @@
 
 mod faults;
 mod fixture;
+mod folders;
 mod hostile;
 mod icons;
 mod lookups;
