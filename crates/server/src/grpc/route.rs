@@ -189,7 +189,16 @@ impl Service<http::Request<Body>> for WatchRoute {
 }
 
 /// A unary call whose answer is encoded already.
-struct Unary<F>(Option<F>);
+struct Unary<F> {
+    answer: Option<F>,
+    max_bytes: usize,
+}
+
+/// An answer that is refused in words where it is too large, before the transport does it without.
+struct Bounded {
+    reply: Reply,
+    max_bytes: usize,
+}
 
 /// An answer that is there, or will be. The first kind is what lookups are made of: it costs neither a future nor a place for
 /// one, and those that wait for a revision are large.
@@ -210,21 +219,30 @@ impl Reply {
     }
 }
 
-impl Future for Reply {
+// === impl Bounded ===
+
+impl Future for Bounded {
     type Output = Result<Response<Encoded>, Status>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.get_mut() {
-            Self::Now(answer) => match answer.take() {
-                Some(answer) => Poll::Ready(answer.map(Response::new)),
+        let bounded = self.get_mut();
+        let answer = match &mut bounded.reply {
+            Reply::Now(answer) => match answer.take() {
+                Some(answer) => answer,
                 // It was taken already, and nobody polls twice.
-                None => Poll::Pending,
+                None => return Poll::Pending,
             },
-            Self::Later(answer) => answer
-                .as_mut()
-                .poll(context)
-                .map(|answer| answer.map(Response::new)),
-        }
+            Reply::Later(answer) => match answer.as_mut().poll(context) {
+                Poll::Ready(answer) => answer,
+                Poll::Pending => return Poll::Pending,
+            },
+        };
+        Poll::Ready(answer.and_then(|answer| match answer.size() {
+            size if size > bounded.max_bytes => {
+                Err(status::answer_too_large(size, bounded.max_bytes))
+            }
+            _ => Ok(Response::new(answer)),
+        }))
     }
 }
 
@@ -234,13 +252,17 @@ where
     F: FnOnce(T) -> Reply,
 {
     type Response = Encoded;
-    type Future = Reply;
+    type Future = Bounded;
 
-    fn call(&mut self, request: Request<T>) -> Reply {
-        match self.0.take() {
+    fn call(&mut self, request: Request<T>) -> Bounded {
+        let reply = match self.answer.take() {
             Some(answer) => answer(request.into_inner()),
             // The transport calls once per request.
             None => Reply::now(Err(status::internal())),
+        };
+        Bounded {
+            reply,
+            max_bytes: self.max_bytes,
         }
     }
 }
@@ -253,5 +275,9 @@ where
     let mut grpc = Grpc::new(RawCodec::<T>::default())
         .max_decoding_message_size(max_bytes)
         .max_encoding_message_size(max_bytes);
-    Box::pin(async move { Ok(grpc.unary(Unary(Some(answer)), request).await) })
+    let call = Unary {
+        answer: Some(answer),
+        max_bytes,
+    };
+    Box::pin(async move { Ok(grpc.unary(call, request).await) })
 }
