@@ -38,7 +38,7 @@ use crate::{
     progress::RefreshProgress,
     refresh::Asker,
     snapshot::{EncodedAnswer, Snapshot, cursor_from_proto},
-    validate,
+    validate::{self, Refused},
 };
 
 /// How often a lookup looks for the bytes of an icon that changes under its eyes.
@@ -433,21 +433,21 @@ impl Catalog {
         let schema = Arc::clone(&found.schema);
         let package = found.package.name().to_owned();
         let limits = self.inner.options.document_limits;
+        let unusable = |reason: String| Error::SchemaUnusable {
+            package: package.clone(),
+            version: found.version.clone(),
+            reason,
+        };
         let checked = tokio::task::spawn_blocking(move || match &schema.compiled {
             Ok(compiled) => Ok(validate::validate(compiled, &request.document_json, limits)),
             Err(reason) => Err(reason.clone()),
         })
         .await
         .map_err(|_| Error::Internal("validation"))?;
-        let violations = match checked {
-            Ok(violations) => violations.map_err(Error::InvalidDocument)?,
-            Err(reason) => {
-                return Err(Error::SchemaUnusable {
-                    package,
-                    version: found.version,
-                    reason,
-                });
-            }
+        let violations = match checked.map_err(unusable)? {
+            Ok(violations) => violations,
+            Err(Refused::Document(error)) => return Err(Error::InvalidDocument(error)),
+            Err(error @ Refused::TooMuch) => return Err(unusable(error.to_string())),
         };
         Ok(ValidateDocumentResponse {
             valid: violations.is_empty(),

@@ -122,12 +122,35 @@ impl Executor {
                     }
                     cancelled
                 }
+                // It would fail in the same way for ever, and those that wait for it with it.
+                Err(error) if !may_pass(&error) => {
+                    self.give_up(lease, id, error).await?;
+                    false
+                }
                 outcome => outcome?,
             };
             if cancelled {
                 tracing::info!(refresh = id, "cancelled");
             }
         }
+        Ok(())
+    }
+
+    /// Ends a run that cannot be carried out.
+    async fn give_up(&self, lease: &Lease, id: &str, error: Error) -> Result<(), Error> {
+        tracing::error!(
+            refresh = id,
+            error = &error as &dyn std::error::Error,
+            "a refresh cannot be carried out, and ends"
+        );
+        let keep = i64::from(self.options.refresh_history);
+        let told = format!("it could not be carried out: {error}");
+        let ended = self
+            .store
+            .finish_refresh(lease, id, "failed", &told, &[], keep);
+        let ended = ended.await?;
+        metrics::counter!(metric::REFRESHES, "state" => ended.state).increment(1);
+        self.moved();
         Ok(())
     }
 
@@ -152,6 +175,16 @@ impl Executor {
     async fn is_cancelled(&self, id: &str) -> Result<bool, Error> {
         let found = self.store.refresh(id, 0, 0).await?;
         Ok(found.is_none_or(|(row, _)| row.state == "cancelled"))
+    }
+}
+
+/// Whether the same run may go better when it is taken up again.
+const fn may_pass(error: &Error) -> bool {
+    use steadfast_store::Error as Failure;
+    match error {
+        Error::Store(Failure::Data { .. } | Failure::Corrupt(_)) => false,
+        Error::Store(_) => true,
+        _ => false,
     }
 }
 

@@ -59,6 +59,7 @@ mod snapshot;
 pub mod specifier;
 pub mod validate;
 mod values;
+mod weigh;
 
 pub use bundle::{BUNDLE_FORMAT, BundleError, BundleHeader};
 pub use bundle_flow::{BundleFile, BundleSpool, CHUNK_BYTES, VerifiedBundle};

@@ -15,7 +15,7 @@ use crate::{
     options::Options,
     package::{PackageDocument, VersionDocument},
     packument::{self, Current},
-    plan::{self, Difference, KnownSchema, SchemaReading, StatedLabel, Wish},
+    plan::{self, Difference, Kinds, KnownSchema, SchemaReading, StatedLabel, Wish},
     schema::Schema,
     schema_reading::{known_from_row, known_from_write},
 };
@@ -150,6 +150,8 @@ impl Reader<'_> {
             };
             let item = package_item(name.as_str(), outcome, "", changed.unwrap_or_default());
             findings.refreshed.items.insert(0, item);
+        } else if findings.refreshed.items.is_empty() {
+            findings.has_nothing_new(name, self.wish.kinds);
         }
         findings.refreshed.write = write.writes().then_some(write);
         Ok(findings)
@@ -223,7 +225,17 @@ impl Reader<'_> {
             name: name.to_string(),
             ..Default::default()
         };
-        if error.is_absence() && member.unlisted && stored.row.is_some() {
+        if error.is_absence() && member.unlisted && stored.row.is_none() {
+            // There is nothing to keep, and it would fail in each refresh for ever.
+            write.remove = true;
+            let message = "forgotten: no longer listed, and its registry has never had it to read";
+            let item = package_item(name.as_str(), "unchanged", "", message.to_owned());
+            findings.refreshed.items.push(item);
+            findings.refreshed.deltas.packages_unchanged += 1;
+            findings.refreshed.write = Some(write);
+            return Ok(());
+        }
+        if error.is_absence() && member.unlisted {
             write.absent = Some(true);
             let patience = self.options.remove_absent_after;
             let gone_for = member
@@ -308,6 +320,16 @@ impl Findings {
         let item = package_item(name.as_str(), "failed", reason, error.to_string());
         self.refreshed.items.push(item);
         self.refreshed.deltas.packages_failed += 1;
+    }
+
+    /// Says that a package was read whose metadata was not asked for and of which nothing is new, so that it is read and counted once,
+    /// whoever takes the run over.
+    fn has_nothing_new(&mut self, name: &PackageName, kinds: Kinds) {
+        let kind = if kinds.schemas { "schemas" } else { "icons" };
+        self.refreshed.items.push(RefreshItemRow {
+            kind: kind.into(),
+            ..package_item(name.as_str(), "unchanged", "", String::new())
+        });
     }
 
     /// A package that a local source has, which comes before the registry's.

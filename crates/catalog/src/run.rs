@@ -12,7 +12,7 @@ use std::{
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use steadfast_api::registry::v1::RefreshState;
-use steadfast_store::{Lease, RefreshItemRow, RefreshRow, Refreshed};
+use steadfast_store::{Lease, RefreshDeltas, RefreshItemRow, RefreshRow, Refreshed};
 use steadfast_types::{Backoff, Timestamp};
 use tokio::sync::{Semaphore, mpsc};
 
@@ -40,6 +40,9 @@ const ANNOUNCED_WINDOWS: usize = 4;
 
 /// What a registry says of a package that it does not have. It is an answer, so that the source counts as asked.
 const ABSENT: &str = "UPSTREAM_NOT_FOUND";
+
+/// The reason of a package whose data the database refuses.
+const NOT_STORABLE: &str = "NOT_STORABLE";
 
 /// One run in progress.
 pub(crate) struct Run<'a> {
@@ -170,6 +173,8 @@ impl Run<'_> {
     }
 
     async fn announce(&self, through: &str, listed: usize) -> Result<(), Error> {
+        // Never back: whoever had the run before may have read further, and what it recorded is not read again.
+        let through = self.row.begun_through.as_deref().unwrap_or("").max(through);
         let listed = i64::try_from(listed).unwrap_or(i64::MAX);
         let store = &self.executor.store;
         store
@@ -206,20 +211,50 @@ impl Run<'_> {
         if brought.is_empty() {
             return Ok(());
         }
-        for refreshed in brought.iter().filter(|_| !self.wish.dry_run) {
-            count(&refreshed.items);
+        match self.save(&brought).await {
+            Err(error) if is_of_the_data(&error) => {
+                for one in brought {
+                    self.record_alone(one).await?;
+                }
+                Ok(())
+            }
+            saved => saved,
         }
+    }
+
+    /// Commits what one package brought, after the database refused the data of one of several. The package whose data it is fails,
+    /// and keeps yesterday's.
+    async fn record_alone(&self, brought: Refreshed) -> Result<(), Error> {
+        let error = match self.save(std::slice::from_ref(&brought)).await {
+            Err(error) if is_of_the_data(&error) => error,
+            saved => return saved,
+        };
+        let Some(first) = brought.items.first() else {
+            return Err(error);
+        };
+        tracing::error!(
+            package = first.package,
+            error = &error as &dyn std::error::Error,
+            "the database refuses what a package brought"
+        );
+        self.save(&[refused(first, brought.deltas)]).await
+    }
+
+    async fn save(&self, brought: &[Refreshed]) -> Result<(), Error> {
         let store = &self.executor.store;
         let mut waits = Backoff::RECONNECT.waits();
         let mut again = false;
         loop {
-            let saved = store.save_refreshed(self.lease, &self.row.id, &brought, again);
+            let saved = store.save_refreshed(self.lease, &self.row.id, brought, again);
             match saved.await {
                 Ok(landed) => {
                     if landed.is_some() || again {
                         self.executor.wakeups.kick();
                     }
                     self.executor.moved();
+                    for refreshed in brought.iter().filter(|_| !self.wish.dry_run) {
+                        count(&refreshed.items);
+                    }
                     return Ok(());
                 }
                 Err(error) if error.is_unavailable() => {
@@ -292,6 +327,35 @@ async fn read_and_send(
     send.send(findings)
         .await
         .map_err(|_| Error::Internal("the writer of a refresh has ended"))
+}
+
+/// Whether the database would refuse the same again.
+const fn is_of_the_data(error: &Error) -> bool {
+    matches!(error, Error::Store(steadfast_store::Error::Data { .. }))
+}
+
+/// What a refresh is told instead of what cannot be stored of a package.
+fn refused(first: &RefreshItemRow, deltas: RefreshDeltas) -> Refreshed {
+    let item = RefreshItemRow {
+        outcome: "failed".into(),
+        reason: NOT_STORABLE.into(),
+        message: "the database refuses what it brought; the server's log says more".into(),
+        version: String::new(),
+        ..first.clone()
+    };
+    let packages = deltas.packages_changed + deltas.packages_unchanged + deltas.packages_failed;
+    Refreshed {
+        write: None,
+        items: vec![item],
+        deltas: RefreshDeltas {
+            packages_failed: packages,
+            schemas_listed: deltas.schemas_listed,
+            schemas_failed: deltas.schemas_listed,
+            icons_listed: deltas.icons_listed,
+            icons_failed: deltas.icons_listed,
+            ..RefreshDeltas::default()
+        },
+    }
 }
 
 fn packages_of(row: &RefreshRow) -> Tally {

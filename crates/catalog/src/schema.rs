@@ -12,7 +12,10 @@ use prost::Message;
 use serde_json::Value;
 use steadfast_api::schema::v1::{AuthKind, GetSchemaResponse};
 
-use crate::json::{self, JsonLimits};
+use crate::{
+    json::{self, JsonLimits},
+    weigh::{TooMuch, weigh_compiling},
+};
 
 /// What is read of a schema. Real ones have a few kilobytes and five levels.
 pub const SCHEMA_LIMITS: JsonLimits = JsonLimits {
@@ -22,6 +25,9 @@ pub const SCHEMA_LIMITS: JsonLimits = JsonLimits {
 
 /// How far a pattern may backtrack on one string before the check is given up.
 const PATTERN_BACKTRACK_LIMIT: usize = 100_000;
+
+/// How much of a schema's own text a warning quotes.
+const MAX_SHOWN_CHARS: usize = 200;
 
 /// How many names of unknown formats a warning lists.
 const MAX_LISTED_FORMATS: usize = 8;
@@ -115,6 +121,9 @@ impl Schema {
 impl Compiled {
     fn new(mut document: Value, warnings: &mut Vec<String>) -> Result<Self, String> {
         let draft = take_draft(&mut document, warnings);
+        weigh_compiling(&document).map_err(|TooMuch| {
+            "its references are too many, or lead too deep, to be followed".to_owned()
+        })?;
         let options = jsonschema::options()
             .with_draft(draft)
             .should_validate_formats(true)
@@ -124,11 +133,13 @@ impl Compiled {
             .offline();
         let validator = options.build(&document).map_err(|error| match error.kind() {
             ValidationErrorKind::Referencing(error) => format!(
-                "it has a reference that is not inside it, and references to elsewhere are never followed: {error}"
+                "it has a reference that is not inside it, and references to elsewhere are never followed: {}",
+                shown(&error.to_string())
             ),
             _ => format!(
-                "it breaks the rules of its own dialect at `{}`: {error}",
-                error.instance_path()
+                "it breaks the rules of its own dialect at `{}`: {}",
+                shown(&error.instance_path().to_string()),
+                shown(&error.to_string())
             ),
         })?;
         let mut names = HashSet::new();
@@ -141,6 +152,7 @@ impl Compiled {
         if !unknown.is_empty() {
             unknown.sort_unstable();
             unknown.truncate(MAX_LISTED_FORMATS);
+            let unknown: Vec<_> = unknown.iter().map(|format| shown(format)).collect();
             warnings.push(format!(
                 "values are not checked against these unknown formats: {}",
                 unknown.join(", ")
@@ -168,14 +180,31 @@ fn take_draft(document: &mut Value, warnings: &mut Vec<String>) -> Draft {
     let address = stated.as_str().unwrap_or_default().trim();
     match Draft::from_schema_uri(address.trim_end_matches(['#', '/'])) {
         Draft::Unknown => {
-            let shown: String = address.chars().take(200).collect();
             warnings.push(format!(
-                "its `$schema` is unknown ({shown}); it is read as draft-07"
+                "its `$schema` is unknown ({}); it is read as draft-07",
+                shown(address)
             ));
             DEFAULT
         }
         draft => draft,
     }
+}
+
+/// What a schema says, in words for people: cut, and with control characters in their written form.
+fn shown(text: &str) -> String {
+    let mut shown = String::new();
+    for (at, char) in text.chars().enumerate() {
+        if at == MAX_SHOWN_CHARS {
+            shown.push('…');
+            break;
+        }
+        if char.is_control() {
+            shown.extend(char.escape_default());
+        } else {
+            shown.push(char);
+        }
+    }
+    shown
 }
 
 /// Gathers the property names and the formats that a schema mentions anywhere.
@@ -260,6 +289,33 @@ mod tests {
             let body = GetSchemaResponse::decode(found.body()).expect("decodes");
             assert_eq!(body.schema_json, text);
             assert_eq!(body.warnings, found.warnings);
+        }
+    }
+
+    /// Each took the process down when it arrived: by the stack of the thread that compiles, or by its memory.
+    #[test]
+    fn rule_2_a_schema_that_would_take_the_process_down_is_served_and_not_compiled() {
+        for (length, link) in [
+            (
+                300,
+                r##"{"allOf":[{"$ref":"#/$defs/N"}],"unevaluatedProperties":false}"##,
+            ),
+            (
+                30,
+                r##"{"allOf":[{"$ref":"#/$defs/N"},{"$ref":"#/$defs/N"}],"unevaluatedItems":false}"##,
+            ),
+        ] {
+            let links: Vec<String> = (0..length)
+                .map(|at| format!(r#""{at}":{}"#, link.replace('N', &(at + 1).to_string())))
+                .collect();
+            let text = format!(
+                r##"{{"$schema":"https://json-schema.org/draft/2020-12/schema","$defs":{{{},"{length}":{{}}}},"$ref":"#/$defs/0"}}"##,
+                links.join(",")
+            );
+            let found = schema(&text);
+            let reason = found.compiled.expect_err("too much");
+            assert!(reason.contains("references"), "{reason}");
+            assert_eq!(found.text, text);
         }
     }
 

@@ -20,6 +20,7 @@ use crate::{
     field,
     json::{self, JsonError, JsonLimits},
     schema::Compiled,
+    weigh::{STEPS_MAX, TooMuch, weigh},
 };
 
 /// What is read of a document, unless less is configured.
@@ -37,16 +38,28 @@ const MAX_SHOWN_CHARS: usize = 200;
 /// Declared names this similar (0 to 1) to an unknown one are suggested.
 const MIN_SUGGESTION: f64 = 0.6;
 
+/// Why a document is not checked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// It exceeds a limit or is not JSON.
+    #[error(transparent)]
+    Document(#[from] JsonError),
+    /// The schema leads back and forth, or the document has too many parts.
+    #[error("checking this document takes more than {STEPS_MAX} steps, or leads too deep")]
+    TooMuch,
+}
+
 /// Checks a document: all its violations, in the order of their pointers.
 ///
 /// # Errors
-/// If the text exceeds the limits or is not JSON.
+/// If the text exceeds the limits or is not JSON, or if checking it takes too long.
 pub fn validate(
     schema: &Compiled,
     text: &str,
     limits: JsonLimits,
-) -> Result<Vec<Violation>, JsonError> {
+) -> Result<Vec<Violation>, Refused> {
     let document = json::parse(text, limits)?;
+    weigh(&schema.document, &document).map_err(|TooMuch| Refused::TooMuch)?;
     let mut violations = Vec::new();
     for error in schema.validator.iter_errors(&document) {
         let place = Place::of(schema, &document, &error);

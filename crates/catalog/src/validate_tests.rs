@@ -155,12 +155,12 @@ fn limits_refuse_before_checking() {
     let deep = format!("{}1{}", "[".repeat(65), "]".repeat(65));
     assert_eq!(
         validate(&schema, &deep, DOCUMENT_LIMITS),
-        Err(JsonError::TooDeep { limit: 64 })
+        Err(Refused::Document(JsonError::TooDeep { limit: 64 }))
     );
     let large = " ".repeat(DOCUMENT_LIMITS.max_bytes + 1);
     assert!(matches!(
         validate(&schema, &large, DOCUMENT_LIMITS),
-        Err(JsonError::TooLarge { .. })
+        Err(Refused::Document(JsonError::TooLarge { .. }))
     ));
     let broken =
         validate(&schema, &format!("{{\"a\": {SECRET}}}"), DOCUMENT_LIMITS).expect_err("not JSON");
@@ -277,4 +277,28 @@ proptest! {
             }
         }
     }
+}
+
+/// Each took the process down: by its memory, or by the stack of the thread that checked.
+#[test]
+fn rule_13_a_schema_that_would_take_the_process_down_is_refused_in_time() {
+    let document = |of: String| {
+        let schema = serde_json::from_str(&of).expect("JSON");
+        validate(&compile(&schema), "{}", DOCUMENT_LIMITS)
+    };
+    let chain = |length: usize, link: &dyn Fn(usize) -> String| {
+        let links: Vec<String> = (0..length)
+            .map(|at| format!(r#""a{at}":{}"#, link(at + 1)))
+            .collect();
+        format!(
+            r##"{{"definitions":{{{},"a{length}":{{"type":"string"}}}},"$ref":"#/definitions/a0"}}"##,
+            links.join(",")
+        )
+    };
+    let one = |next: usize| format!(r##"{{"$ref":"#/definitions/a{next}"}}"##);
+    let two = |next: usize| format!(r#"{{"anyOf":[{},{}]}}"#, one(next), one(next));
+    assert_eq!(document(chain(3_000, &one)), Err(Refused::TooMuch));
+    assert_eq!(document(chain(40, &two)), Err(Refused::TooMuch));
+    let few = document(chain(5, &two)).expect("is checked");
+    assert_eq!(few.len(), 1, "{few:?}");
 }

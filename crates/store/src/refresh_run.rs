@@ -3,7 +3,7 @@
 //! A run is taken under a lease. Each write of it locks the lease's row first and the run's row second, so that a replica which
 //! lost the lease can write nothing more, and items are numbered without gaps in the order in which they become visible.
 
-use std::{collections::BTreeSet, iter::Sum};
+use std::{borrow::Cow, collections::BTreeSet, iter::Sum};
 
 use serde::Serialize;
 use sqlx::FromRow;
@@ -22,6 +22,9 @@ use crate::{
 
 /// Refreshes pruned at a time.
 const PRUNE_RUNS: i64 = 1_000;
+
+/// What is said of an item, or of a run, is cut after so many bytes: it may quote what a registry answered.
+const WORDS_BYTES_MAX: usize = 2_048;
 
 statements! {
     /// Takes a run.
@@ -163,7 +166,7 @@ struct ItemEntry<'a> {
     source: &'a str,
     outcome: &'a str,
     reason: &'a str,
-    message: &'a str,
+    message: Cow<'a, str>,
     revision: Option<i64>,
 }
 
@@ -340,7 +343,7 @@ impl Store {
             .statement(&FINISH)
             .bind(run_id)
             .bind(state)
-            .bind(error)
+            .bind(&*storable(error))
             .execute()
             .await?;
         let run = run_in(&mut tx, run_id).await?;
@@ -384,7 +387,7 @@ pub(crate) async fn add_items(
             source: &item.source,
             outcome: &item.outcome,
             reason: &item.reason,
-            message: &item.message,
+            message: storable(&item.message),
             revision: revision.filter(|_| item.outcome == "changed"),
         })
         .collect();
@@ -392,6 +395,21 @@ pub(crate) async fn add_items(
     let added = tx.statement(&ITEMS).bind(run_id).bind(rows);
     added.execute().await?;
     Ok(())
+}
+
+/// Words for people as every database takes them: not too many, and without NUL, which PostgreSQL refuses.
+fn storable(words: &str) -> Cow<'_, str> {
+    let cut = words.floor_char_boundary(WORDS_BYTES_MAX);
+    let kept = &words[..cut];
+    let is_whole = cut == words.len();
+    if is_whole && !kept.contains('\0') {
+        return Cow::Borrowed(words);
+    }
+    let mut kept = kept.replace('\0', "\u{fffd}");
+    if !is_whole {
+        kept.push('…');
+    }
+    Cow::Owned(kept)
 }
 
 /// Locks the run's row, counts, and returns the number of the last item.

@@ -223,6 +223,20 @@ fn asked_to_wait(retry_after: Option<Duration>) -> String {
     })
 }
 
+/// Words about an answer are cut after so many bytes: parsers quote what they refuse, and that may be all of it.
+const PROBLEM_BYTES_MAX: usize = 500;
+
+/// What a parser says, in few words.
+pub(crate) fn brief(problem: &impl std::fmt::Display) -> String {
+    let mut text = problem.to_string();
+    let cut = text.floor_char_boundary(PROBLEM_BYTES_MAX);
+    if cut < text.len() {
+        text.truncate(cut);
+        text.push('…');
+    }
+    text
+}
+
 /// An error and everything that caused it, on one line: most libraries put what matters into the last one.
 pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

@@ -13,7 +13,7 @@ use reqwest::Url;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::{Answer, Credential, Error, Get, HttpClient, ShownUrl, address};
+use crate::{Answer, Credential, Error, Get, HttpClient, ShownUrl, address, error::brief};
 
 /// A listing, to be read from its beginning.
 #[derive(Debug, Clone)]
@@ -166,7 +166,7 @@ fn malformed(url: &Url, problem: impl Into<String>) -> Error {
 
 /// What a page has, and where the next one is.
 fn read(body: &[u8]) -> Result<(Vec<ListedResource>, Option<String>), String> {
-    let told = |error: serde_json::Error| error.to_string();
+    let told = |error: serde_json::Error| brief(&error);
     let begins = body.iter().find(|byte| !byte.is_ascii_whitespace());
     let page: Page<'_> = match begins {
         Some(b'[') => Page {

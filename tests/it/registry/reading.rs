@@ -9,7 +9,9 @@ use steadfast_client::{
     },
 };
 
-use crate::scene::{Engine, Scene};
+use steadfast_testkit::{NpmServer, PackageSpec, VersionSpec};
+
+use crate::scene::{Engine, Scene, configuration, eventually};
 
 #[tokio::test]
 async fn a_lookup_reflects_at_least_the_revision_it_asks_for() {
@@ -88,4 +90,40 @@ async fn a_lookup_reflects_at_least_the_revision_it_asks_for() {
             assert_eq!(error.field_violations[0].field, "min_revision");
         }
     }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_large_is_refused_with_its_size_and_the_remedy() {
+    let npm = NpmServer::start().await;
+    let mut large = PackageSpec::new("large");
+    for patch in 0..400 {
+        let version = VersionSpec::new(format!("1.0.{patch}"));
+        large = large.version(version.deprecated(&"words ".repeat(40)));
+    }
+    npm.put(large);
+    let configured = |npm: &NpmServer| {
+        let sources = configuration(npm, &["large"]);
+        format!("[limits]\nmax_message_bytes = 65536\ndocument_max_bytes = 32768\n{sources}")
+    };
+    let scene = Scene::over(Engine::Sqlite, npm, &configured, |builder| builder).await;
+    let connection = scene.connect().await;
+    let request = GetPackageRequest {
+        name: "large".to_owned(),
+        ..GetPackageRequest::default()
+    };
+    let error = eventually("the package lands", async || {
+        let mut client = connection.registry();
+        let asked = connection.call(client.get_package(request.clone())).await;
+        let error = asked.expect_err("it is too large");
+        (error.reason != "PACKAGE_NOT_FOUND").then_some(error)
+    })
+    .await;
+    assert_eq!(
+        (error.code, error.reason.as_str()),
+        (Code::ResourceExhausted, "ANSWER_TOO_LARGE")
+    );
+    assert_eq!(error.metadata["limit"], "65536");
+    let shown = scene.server.cli(&["package", "get", "large"]).await;
+    let told = shown.failure(4);
+    assert!(told.contains("limits.max_message_bytes"), "{told}");
 }

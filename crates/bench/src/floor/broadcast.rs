@@ -4,13 +4,11 @@
 //! `WatchResponse`, hands it to the channel and answers. Nothing is filtered, kept, numbered or made durable.
 
 use std::{
-    convert::Infallible,
     fs,
     future::{Ready, ready},
     path::PathBuf,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
 };
 
 use bytes::{Buf as _, BufMut as _, Bytes};
@@ -23,11 +21,10 @@ use tokio::sync::broadcast;
 use tonic::{
     Request, Response, Status,
     body::Body,
-    codegen::Service,
-    server::{Grpc, NamedService, ServerStreamingService, UnaryService},
+    server::{Grpc, ServerStreamingService, UnaryService},
 };
 
-use super::{abandoned, builder, listen};
+use super::bare::{self, Answer, Calls};
 use crate::{
     announce::{PUBLISH, WATCH},
     error::Error,
@@ -95,44 +92,22 @@ pub(super) async fn serve(args: &BroadcastArgs) -> Result<(), Error> {
         .encode_to_vec()
         .into(),
     };
-    let incoming = listen()?;
-    builder(&args.settings)
-        .add_service(broadcast)
-        .serve_with_incoming_shutdown(incoming, abandoned())
-        .await?;
-    Ok(())
+    bare::serve(broadcast, &args.settings).await
 }
 
 // === impl Broadcast ===
 
-impl NamedService for Broadcast {
+impl Calls for Broadcast {
     const NAME: &'static str = "steadfast.watch.v1.WatchService";
-}
 
-impl Service<http::Request<Body>> for Broadcast {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let service = self.clone();
+    fn answer(self, request: http::Request<Body>) -> Option<Answer> {
+        let mut grpc = Grpc::new(BytesCodec);
         match request.uri().path() {
-            WATCH => Box::pin(async move {
-                Ok(Grpc::new(BytesCodec)
-                    .server_streaming(service, request)
-                    .await)
-            }),
-            PUBLISH => {
-                Box::pin(async move { Ok(Grpc::new(BytesCodec).unary(service, request).await) })
-            }
-            _ => {
-                let refused = Status::unimplemented("a broadcast has two calls").into_http();
-                Box::pin(ready(Ok(refused)))
-            }
+            WATCH => Some(Box::pin(async move {
+                grpc.server_streaming(self, request).await
+            })),
+            PUBLISH => Some(Box::pin(async move { grpc.unary(self, request).await })),
+            _ => None,
         }
     }
 }

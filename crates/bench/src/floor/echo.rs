@@ -4,13 +4,10 @@
 //! look-up is needed. Requests and answers pass tonic's own codec for protocol buffers, as in any generated service.
 
 use std::{
-    convert::Infallible,
     fs,
-    future::{Future, Ready, ready},
+    future::{Ready, ready},
     path::PathBuf,
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -19,12 +16,11 @@ use prost::Message;
 use tonic::{
     Request, Response, Status,
     body::Body,
-    codegen::Service,
-    server::{Grpc, NamedService, UnaryService},
+    server::{Grpc, UnaryService},
 };
 use tonic_prost::ProstCodec;
 
-use super::{abandoned, builder, listen};
+use super::bare::{self, Answer, Calls};
 use crate::{error::Error, program::Settings};
 
 /// Where it answers.
@@ -122,36 +118,18 @@ pub(super) async fn serve(args: &EchoArgs) -> Result<(), Error> {
     let echo = Echo {
         answers: Arc::new(answers),
     };
-    let incoming = listen()?;
-    builder(&args.settings)
-        .add_service(echo)
-        .serve_with_incoming_shutdown(incoming, abandoned())
-        .await?;
-    Ok(())
+    bare::serve(echo, &args.settings).await
 }
 
 // === impl Echo ===
 
-impl NamedService for Echo {
+impl Calls for Echo {
     const NAME: &'static str = "steadfast.bench.v1.EchoService";
-}
 
-impl Service<http::Request<Body>> for Echo {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        if request.uri().path() != ECHO_PATH {
-            let refused = Status::unimplemented("an echo has one call").into_http();
-            return Box::pin(ready(Ok(refused)));
-        }
-        let echo = self.clone();
-        Box::pin(async move { Ok(Grpc::new(ProstCodec::default()).unary(echo, request).await) })
+    fn answer(self, request: http::Request<Body>) -> Option<Answer> {
+        (request.uri().path() == ECHO_PATH).then(|| -> Answer {
+            Box::pin(async move { Grpc::new(ProstCodec::default()).unary(self, request).await })
+        })
     }
 }
 

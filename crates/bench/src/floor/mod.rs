@@ -3,6 +3,7 @@
 //! A floor prints one line of JSON with its address and serves until its standard input ends, which it does when the bench
 //! goes away, however it goes.
 
+mod bare;
 mod broadcast;
 mod echo;
 mod npm;

@@ -29,6 +29,8 @@ pub(crate) struct Comparison {
     pub(crate) unchanged: Vec<String>,
     /// What another root or source has, too.
     pub(crate) shadowed: Vec<Shadowed>,
+    /// Whether a schema or an icon is gone.
+    pub(crate) takes_away: bool,
     /// What was stored of the packages that are written or removed.
     pub(crate) compared: BTreeMap<String, PackageOrigin>,
 }
@@ -184,6 +186,15 @@ pub(crate) fn compare(
         let row = stored.get(name).copied();
         let mut write = write(found, row, schemas_of(name), own)?;
         write.icons = icon_writes(found, icons.get(name).map_or(&[][..], Vec::as_slice));
+        let is_there = |hash: &Option<String>| hash.is_some();
+        let had_schema = schemas_of(name)
+            .iter()
+            .any(|row| row.version == LOCAL && is_there(&row.hash));
+        comparison.takes_away |= had_schema && found.schema.is_none();
+        comparison.takes_away |= write
+            .icons
+            .iter()
+            .any(|icon| icon.content == IconContent::Gone);
         let anything = write.takes_revision() || write.etag.is_some();
         if !write.takes_revision() {
             comparison.unchanged.push((*name).to_owned());
@@ -309,6 +320,11 @@ impl Comparison {
         if let Some(row) = row {
             self.compared.insert(row.name.clone(), row.clone());
         }
+    }
+
+    /// Whether something is gone that may be back in a moment.
+    pub(crate) fn is_doubtful(&self) -> bool {
+        self.takes_away || !self.removals.is_empty()
     }
 
     /// Whether there is nothing to store.

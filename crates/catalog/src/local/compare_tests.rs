@@ -150,6 +150,49 @@ fn what_is_gone_is_removed_but_not_what_is_broken_nor_what_others_brought() {
 }
 
 #[test]
+fn rule_4_what_is_gone_is_in_doubt_be_it_a_package_a_schema_or_an_icon() {
+    let own = key("dev", "/a");
+    let with_icon = |mut found: Found| {
+        found.icons.push(FoundIcon {
+            shape: IconShape::Square,
+            format: IconFormat::Png,
+            blob: IconBlob {
+                hash: "h".to_owned(),
+                bytes: vec![1],
+            },
+        });
+        found
+    };
+    let whole = listing(vec![
+        with_icon(found("x", "x", Some("{}"))),
+        found("y", "y", None),
+    ]);
+    let first = run(&whole, &LocalView::default(), &own).expect("usable");
+    assert!(!first.is_doubtful(), "all is new");
+    let mut view = stored(&first);
+    view.icons.push(IconRow {
+        package: "x".to_owned(),
+        shape: "square".to_owned(),
+        ext: "png".to_owned(),
+        hash: Some("h".to_owned()),
+        size: 1,
+        upstream_etag: String::new(),
+        misses: 0,
+        due: false,
+    });
+    let doubt = |packages: Vec<Found>| {
+        let found = run(&listing(packages), &view, &own).expect("usable");
+        found.is_doubtful()
+    };
+    let y = || found("y", "y", None);
+    assert!(!doubt(vec![with_icon(found("x", "x", Some("{}"))), y()]));
+    assert!(!doubt(vec![with_icon(found("x", "x", Some("true"))), y()]));
+    assert!(doubt(vec![with_icon(found("x", "x", Some("{}")))]));
+    assert!(doubt(vec![with_icon(found("x", "x", None)), y()]));
+    assert!(doubt(vec![found("x", "x", Some("{}")), y()]));
+}
+
+#[test]
 fn an_emptied_root_is_an_error_and_no_removal() {
     let own = key("dev", "/a");
     let view = stored(

@@ -65,11 +65,14 @@ impl Watching {
     pub(crate) fn watch(&mut self, folders: &[String]) -> bool {
         let lost = std::mem::take(&mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner));
         for path in lost {
-            if let Some(folder) = self.relative(&path)
-                && self.watched.remove(&folder)
-            {
+            let Some(folder) = self.relative(&path) else {
+                continue;
+            };
+            // What lay below it went along, with its watches, and says nothing of what lies there now.
+            let is_below = |watched: &String| Path::new(watched).starts_with(&folder);
+            for gone in self.watched.extract_if(.., is_below) {
                 // Usually it is gone already.
-                let _ = self.watcher.unwatch(&path);
+                let _ = self.watcher.unwatch(&self.root.join(gone));
             }
         }
         let mut is_new = false;

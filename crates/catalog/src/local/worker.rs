@@ -237,8 +237,7 @@ impl Worker {
                     return Ok(false);
                 }
             };
-            let doubtful =
-                !comparison.removals.is_empty() || memo.told.has_newly_broken(&listing.broken);
+            let doubtful = comparison.is_doubtful() || memo.told.has_newly_broken(&listing.broken);
             if doubtful && !is_second {
                 is_second = true;
                 sleep(SECOND_LOOK).await;

@@ -2,6 +2,8 @@
 
 mod faults;
 mod fixture;
+mod folders;
+mod hostile;
 mod icons;
 mod icons_again;
 mod lookups;
@@ -10,3 +12,4 @@ mod replicas;
 mod snapshots;
 mod sources;
 mod steering;
+mod takeovers;

@@ -7,7 +7,7 @@ use steadfast_api::registry::v1::{
     GetPackageResponse, ListPackagesRequest, RefreshItem, RefreshState, RemovePackageRequest,
     StartRefreshRequest,
 };
-use steadfast_catalog::{Error, Patterns};
+use steadfast_catalog::{Error, Options, Patterns};
 use steadfast_store::{Op, Read};
 use steadfast_testkit::{Fault, NpmServer, PackageSpec, Times};
 use steadfast_types::Cursor;
@@ -424,4 +424,32 @@ async fn rule_2_schemas_come_from_an_address_and_an_absence_is_asked_about_again
         schema_of("7.1.0").expect("is there").schema.title,
         "at last"
     );
+}
+
+#[tokio::test]
+async fn rule_1_a_name_that_was_never_there_and_is_no_longer_listed_is_forgotten() {
+    for database in Database::both().await {
+        let npm = registry().await;
+        let options = Options {
+            refresh_on_empty: false,
+            ..organization(&npm)
+        };
+        npm.put(PackageSpec::new("@s/private").version("1.0.0"));
+        npm.fault("/@s/private", Fault::status(404), Times::Forever);
+        let replica = database.replica(options).await;
+        assert_eq!(failures(&replica.refresh().await).len(), 1);
+        npm.remove("@s/private");
+        let found = replica.refresh().await;
+        assert_eq!(
+            state(&found),
+            RefreshState::Succeeded,
+            "{:?}",
+            failures(&found)
+        );
+        let told = replica.store.source_names().await.expect("reads");
+        assert!(
+            told.iter().all(|row| row.package != "@s/private"),
+            "{told:?}"
+        );
+    }
 }

@@ -17,7 +17,7 @@ use steadfast_client::{
 };
 
 use crate::{
-    commands::Session,
+    commands::{Session, pages},
     failure::{Exit, Failure},
     json,
     output::note,
@@ -71,8 +71,6 @@ pub(crate) struct ListArgs {
     limit: u32,
 }
 
-/// The most that one call lists.
-const PAGE_SIZE: u32 = 1_000;
 /// How much of an etag tells icons apart.
 const ETAG_LENGTH: usize = 12;
 
@@ -188,24 +186,19 @@ fn icon_text(icon: &Icon, file: Option<&Path>) -> String {
 
 async fn list(args: ListArgs, connection: &Connection, session: &Session) -> Result<Exit, Failure> {
     let mut client = connection.icons();
-    let mut icons: Vec<Icon> = Vec::new();
-    let mut page_token = String::new();
-    let limit = args.limit as usize;
-    let last = loop {
-        let missing = u32::try_from(limit - icons.len()).unwrap_or(PAGE_SIZE);
+    let ask = async |page_size, page_token| {
         let request = ListIconsRequest {
-            page_size: missing.min(PAGE_SIZE).cast_signed(),
-            page_token: std::mem::take(&mut page_token),
+            page_size,
+            page_token,
             query: args.query.clone(),
             min_revision: None,
         };
-        let mut answer = connection.call(client.list_icons(request)).await?;
-        icons.append(&mut answer.icons);
-        if answer.next_page_token.is_empty() || icons.len() >= limit {
-            break answer;
-        }
-        page_token.clone_from(&answer.next_page_token);
+        connection.call(client.list_icons(request)).await
     };
+    let (icons, last) = pages::read(args.limit, ask, |answer| {
+        (&mut answer.icons, &mut answer.next_page_token)
+    })
+    .await?;
     session.output.print(
         || list_text(&icons, last.total_size, &args.query),
         || {
@@ -242,11 +235,6 @@ fn list_text(icons: &[Icon], total: i32, query: &str) -> String {
             icon.path.clone(),
         ]);
     }
-    let total = usize::try_from(total).unwrap_or(0);
-    let shown = if icons.len() < total {
-        format!("{} of {total} icons; --limit shows more", icons.len())
-    } else {
-        table::count(icons.len(), "icon")
-    };
+    let shown = pages::shown(icons.len(), total, "icon");
     format!("{}\n\n{shown}", table::text(&rows))
 }

@@ -13,6 +13,7 @@ pub(crate) mod man;
 pub(crate) mod migrate;
 pub(crate) mod nodes;
 pub(crate) mod package;
+mod pages;
 pub(crate) mod policy;
 pub(crate) mod publish;
 pub(crate) mod refresh;

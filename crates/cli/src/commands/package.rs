@@ -15,7 +15,7 @@ use steadfast_client::{
 };
 
 use crate::{
-    commands::Session,
+    commands::{Session, pages},
     failure::{Exit, Failure, code_name},
     json, moment, table,
 };
@@ -70,8 +70,6 @@ pub(crate) struct ResolveArgs {
     specifiers: Vec<String>,
 }
 
-/// The most that one call lists.
-const PAGE_SIZE: u32 = 1_000;
 /// The most characters of a description in a list.
 const DESCRIPTION_LENGTH: usize = 60;
 
@@ -90,26 +88,21 @@ pub(crate) async fn run(command: PackageCommand, session: &Session) -> Result<Ex
 
 async fn list(args: ListArgs, connection: &Connection, session: &Session) -> Result<Exit, Failure> {
     let mut client = connection.registry();
-    let mut packages: Vec<PackageSummary> = Vec::new();
-    let mut page_token = String::new();
-    let limit = args.limit as usize;
-    let last = loop {
-        let missing = u32::try_from(limit - packages.len()).unwrap_or(PAGE_SIZE);
+    let ask = async |page_size, page_token| {
         let request = ListPackagesRequest {
-            page_size: missing.min(PAGE_SIZE).cast_signed(),
-            page_token: std::mem::take(&mut page_token),
+            page_size,
+            page_token,
             query: args.query.clone(),
             include_deprecated: args.deprecated,
             include_unlisted: args.unlisted,
             min_revision: None,
         };
-        let mut answer = connection.call(client.list_packages(request)).await?;
-        packages.append(&mut answer.packages);
-        if answer.next_page_token.is_empty() || packages.len() >= limit {
-            break answer;
-        }
-        page_token.clone_from(&answer.next_page_token);
+        connection.call(client.list_packages(request)).await
     };
+    let (packages, last) = pages::read(args.limit, ask, |answer| {
+        (&mut answer.packages, &mut answer.next_page_token)
+    })
+    .await?;
     let checked = last
         .read_state
         .as_ref()
@@ -159,12 +152,7 @@ fn list_text(packages: &[PackageSummary], total: i32, query: &str, checked: &str
             table::shorten(&format!("{deprecated}{words}"), DESCRIPTION_LENGTH),
         ]);
     }
-    let total = usize::try_from(total).unwrap_or(0);
-    let shown = if packages.len() < total {
-        format!("{} of {total} packages; --limit shows more", packages.len())
-    } else {
-        table::count(packages.len(), "package")
-    };
+    let shown = pages::shown(packages.len(), total, "package");
     format!("{}\n\n{shown}; checked {checked}", table::text(&rows))
 }
 

@@ -15,7 +15,7 @@ use steadfast_client::{
 };
 
 use crate::{
-    commands::{Session, publish::read_file},
+    commands::{Session, pages, publish::read_file},
     failure::{Exit, Failure},
     json,
     output::note,
@@ -60,8 +60,6 @@ pub(crate) struct ValidateArgs {
     file: PathBuf,
 }
 
-/// The most that one call lists.
-const PAGE_SIZE: u32 = 1_000;
 /// How much of an etag tells schemas apart.
 const ETAG_LENGTH: usize = 12;
 /// The most characters of a title in a list.
@@ -111,7 +109,7 @@ async fn get(args: GetArgs, connection: &Connection, session: &Session) -> Resul
     Ok(Exit::Success)
 }
 
-/// The schema is embedded as it is: parsing it would change large numbers.
+/// The schema is embedded as it is: parsing it would change large numbers. A package may carry what is no JSON; that is a text.
 fn schema_json(answer: &GetSchemaResponse) -> String {
     let mut fields = json!({
         "package": answer.package,
@@ -120,38 +118,35 @@ fn schema_json(answer: &GetSchemaResponse) -> String {
         "auth_kind": json::auth_kind(answer.auth_kind),
         "warnings": answer.warnings,
         "read_state": json::read_state(answer.read_state.as_ref()),
-    })
-    .to_string();
+    });
     let schema = answer.schema_json.trim();
-    if !schema.is_empty() {
-        fields.pop();
-        fields.push_str(",\"schema\":");
-        fields.push_str(schema);
-        fields.push('}');
+    if serde_json::from_str::<Value>(schema).is_err() {
+        fields["schema_text"] = answer.schema_json.as_str().into();
+        return fields.to_string();
     }
+    let mut fields = fields.to_string();
+    fields.pop();
+    fields.push_str(",\"schema\":");
+    fields.push_str(schema);
+    fields.push('}');
     fields
 }
 
 async fn list(args: ListArgs, connection: &Connection, session: &Session) -> Result<Exit, Failure> {
     let mut client = connection.schemas();
-    let mut schemas: Vec<SchemaSummary> = Vec::new();
-    let mut page_token = String::new();
-    let limit = args.limit as usize;
-    let last = loop {
-        let missing = u32::try_from(limit - schemas.len()).unwrap_or(PAGE_SIZE);
+    let ask = async |page_size, page_token| {
         let request = ListSchemasRequest {
-            page_size: missing.min(PAGE_SIZE).cast_signed(),
-            page_token: std::mem::take(&mut page_token),
+            page_size,
+            page_token,
             query: args.query.clone(),
             min_revision: None,
         };
-        let mut answer = connection.call(client.list_schemas(request)).await?;
-        schemas.append(&mut answer.schemas);
-        if answer.next_page_token.is_empty() || schemas.len() >= limit {
-            break answer;
-        }
-        page_token.clone_from(&answer.next_page_token);
+        connection.call(client.list_schemas(request)).await
     };
+    let (schemas, last) = pages::read(args.limit, ask, |answer| {
+        (&mut answer.schemas, &mut answer.next_page_token)
+    })
+    .await?;
     session.output.print(
         || list_text(&schemas, last.total_size, &args.query),
         || {
@@ -187,12 +182,7 @@ fn list_text(schemas: &[SchemaSummary], total: i32, query: &str) -> String {
             table::shorten(&schema.title, TITLE_LENGTH),
         ]);
     }
-    let total = usize::try_from(total).unwrap_or(0);
-    let shown = if schemas.len() < total {
-        format!("{} of {total} schemas; --limit shows more", schemas.len())
-    } else {
-        table::count(schemas.len(), "schema")
-    };
+    let shown = pages::shown(schemas.len(), total, "schema");
     format!("{}\n\n{shown}", table::text(&rows))
 }
 
@@ -269,6 +259,22 @@ mod tests {
     use steadfast_client::api::schema::v1::Violation;
 
     use super::*;
+
+    #[test]
+    fn json_stays_json_whatever_a_package_carries() {
+        for (schema_json, field, expected) in [
+            ("{\"a\":1}\n", "schema", json!({"a": 1})),
+            ("{ not JSON", "schema_text", json!("{ not JSON")),
+            ("", "schema_text", json!("")),
+        ] {
+            let answer = GetSchemaResponse {
+                schema_json: schema_json.to_owned(),
+                ..GetSchemaResponse::default()
+            };
+            let printed: Value = serde_json::from_str(&super::schema_json(&answer)).unwrap();
+            assert_eq!(printed[field], expected, "{schema_json}");
+        }
+    }
 
     #[test]
     fn the_version_begins_after_the_second_at_of_a_scoped_name() {

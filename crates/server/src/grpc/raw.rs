@@ -41,6 +41,13 @@ impl From<Bytes> for Encoded {
     }
 }
 
+impl Encoded {
+    /// In bytes.
+    pub(crate) fn size(&self) -> usize {
+        self.0.iter().map(Bytes::len).sum()
+    }
+}
+
 impl<T> Default for RawCodec<T> {
     fn default() -> Self {
         Self(PhantomData)
@@ -70,9 +77,9 @@ impl Encoder for RawEncoder {
         BufferSettings::new(BUFFER_BYTES, YIELD_BYTES)
     }
 
-    fn encode(&mut self, Encoded(parts): Encoded, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        to.reserve(parts.iter().map(Bytes::len).sum());
-        for part in parts {
+    fn encode(&mut self, answer: Encoded, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        to.reserve(answer.size());
+        for part in answer.0 {
             to.put(part);
         }
         Ok(())

@@ -71,6 +71,7 @@ pub(crate) struct WatchRoute {
     max_bytes: usize,
 }
 
+/// Wraps a service. Calls that are listed are answered here, and all others are passed on.
 macro_rules! route {
     ($route:ident, $edge:ident, $server:ident, $name:literal) => {
         impl $route {
@@ -90,25 +91,61 @@ macro_rules! route {
             const NAME: &'static str = $name;
         }
     };
+    ($route:ident, $edge:ident, $server:ident, $name:literal, $($method:literal: $answer:expr,)+) => {
+        route!($route, $edge, $server, $name);
+
+        impl Service<http::Request<Body>> for $route {
+            type Response = http::Response<Body>;
+            type Error = Infallible;
+            type Future = Answer;
+
+            fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+                Poll::Ready(Ok(()))
+            }
+
+            fn call(&mut self, request: http::Request<Body>) -> Answer {
+                match request.uri().path() {
+                    $(concat!("/", $name, "/", $method) => {
+                        let edge = Arc::clone(&self.edge);
+                        unary(request, self.max_bytes, move |request| $answer(edge, request))
+                    })+
+                    _ => self.rest.call(request),
+                }
+            }
+        }
+    };
+}
+
+/// A lookup in memory: at once, unless the caller wants a revision to be waited for.
+macro_rules! lookup {
+    ($edge:ident, $request:ty, $get:ident) => {
+        |edge: Arc<$edge>, request: $request| match request.min_revision {
+            None => Reply::now(edge.$get(&request)),
+            Some(_) => Reply::later(async move {
+                edge.reach(request.min_revision.as_ref()).await?;
+                edge.$get(&request)
+            }),
+        }
+    };
 }
 
 route!(
-    RegistryRoute,
-    RegistryEdge,
-    RegistryServiceServer,
-    "steadfast.registry.v1.RegistryService"
+    RegistryRoute, RegistryEdge, RegistryServiceServer,
+    "steadfast.registry.v1.RegistryService",
+    "GetPackage": lookup!(RegistryEdge, registry::GetPackageRequest, get_package),
+    "ResolvePackage": lookup!(RegistryEdge, registry::ResolvePackageRequest, resolve_package),
 );
 route!(
-    SchemaRoute,
-    SchemaEdge,
-    SchemaServiceServer,
-    "steadfast.schema.v1.SchemaService"
+    SchemaRoute, SchemaEdge, SchemaServiceServer,
+    "steadfast.schema.v1.SchemaService",
+    "GetSchema": lookup!(SchemaEdge, schema::GetSchemaRequest, get_schema),
 );
 route!(
-    IconRoute,
-    IconEdge,
-    IconServiceServer,
-    "steadfast.registry.v1.IconService"
+    IconRoute, IconEdge, IconServiceServer,
+    "steadfast.registry.v1.IconService",
+    "GetIcon": |edge: Arc<IconEdge>, request: registry::GetIconRequest| {
+        Reply::later(async move { edge.get_icon(&request).await })
+    },
 );
 route!(
     WatchRoute,
@@ -116,97 +153,6 @@ route!(
     WatchServiceServer,
     "steadfast.watch.v1.WatchService"
 );
-
-impl Service<http::Request<Body>> for RegistryRoute {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = Answer;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Answer {
-        let edge = Arc::clone(&self.edge);
-        match request.uri().path() {
-            "/steadfast.registry.v1.RegistryService/GetPackage" => unary(
-                request,
-                self.max_bytes,
-                move |request: registry::GetPackageRequest| match request.min_revision {
-                    None => Reply::now(edge.get_package(&request)),
-                    Some(_) => Reply::later(async move {
-                        edge.reach(request.min_revision.as_ref()).await?;
-                        edge.get_package(&request)
-                    }),
-                },
-            ),
-            "/steadfast.registry.v1.RegistryService/ResolvePackage" => unary(
-                request,
-                self.max_bytes,
-                move |request: registry::ResolvePackageRequest| match request.min_revision {
-                    None => Reply::now(edge.resolve_package(&request)),
-                    Some(_) => Reply::later(async move {
-                        edge.reach(request.min_revision.as_ref()).await?;
-                        edge.resolve_package(&request)
-                    }),
-                },
-            ),
-            _ => self.rest.call(request),
-        }
-    }
-}
-
-impl Service<http::Request<Body>> for SchemaRoute {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = Answer;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Answer {
-        let edge = Arc::clone(&self.edge);
-        match request.uri().path() {
-            "/steadfast.schema.v1.SchemaService/GetSchema" => unary(
-                request,
-                self.max_bytes,
-                move |request: schema::GetSchemaRequest| match request.min_revision {
-                    None => Reply::now(edge.get_schema(&request)),
-                    Some(_) => Reply::later(async move {
-                        edge.reach(request.min_revision.as_ref()).await?;
-                        edge.get_schema(&request)
-                    }),
-                },
-            ),
-            _ => self.rest.call(request),
-        }
-    }
-}
-
-impl Service<http::Request<Body>> for IconRoute {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = Answer;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Answer {
-        let edge = Arc::clone(&self.edge);
-        match request.uri().path() {
-            "/steadfast.registry.v1.IconService/GetIcon" => unary(
-                request,
-                self.max_bytes,
-                move |request: registry::GetIconRequest| {
-                    Reply::later(async move { edge.get_icon(&request).await })
-                },
-            ),
-            _ => self.rest.call(request),
-        }
-    }
-}
 
 impl Service<http::Request<Body>> for WatchRoute {
     type Response = http::Response<Body>;
@@ -243,7 +189,16 @@ impl Service<http::Request<Body>> for WatchRoute {
 }
 
 /// A unary call whose answer is encoded already.
-struct Unary<F>(Option<F>);
+struct Unary<F> {
+    answer: Option<F>,
+    max_bytes: usize,
+}
+
+/// An answer that is refused in words where it is too large, before the transport does it without.
+struct Bounded {
+    reply: Reply,
+    max_bytes: usize,
+}
 
 /// An answer that is there, or will be. The first kind is what lookups are made of: it costs neither a future nor a place for
 /// one, and those that wait for a revision are large.
@@ -264,21 +219,30 @@ impl Reply {
     }
 }
 
-impl Future for Reply {
+// === impl Bounded ===
+
+impl Future for Bounded {
     type Output = Result<Response<Encoded>, Status>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.get_mut() {
-            Self::Now(answer) => match answer.take() {
-                Some(answer) => Poll::Ready(answer.map(Response::new)),
+        let bounded = self.get_mut();
+        let answer = match &mut bounded.reply {
+            Reply::Now(answer) => match answer.take() {
+                Some(answer) => answer,
                 // It was taken already, and nobody polls twice.
-                None => Poll::Pending,
+                None => return Poll::Pending,
             },
-            Self::Later(answer) => answer
-                .as_mut()
-                .poll(context)
-                .map(|answer| answer.map(Response::new)),
-        }
+            Reply::Later(answer) => match answer.as_mut().poll(context) {
+                Poll::Ready(answer) => answer,
+                Poll::Pending => return Poll::Pending,
+            },
+        };
+        Poll::Ready(answer.and_then(|answer| match answer.size() {
+            size if size > bounded.max_bytes => {
+                Err(status::answer_too_large(size, bounded.max_bytes))
+            }
+            _ => Ok(Response::new(answer)),
+        }))
     }
 }
 
@@ -288,13 +252,17 @@ where
     F: FnOnce(T) -> Reply,
 {
     type Response = Encoded;
-    type Future = Reply;
+    type Future = Bounded;
 
-    fn call(&mut self, request: Request<T>) -> Reply {
-        match self.0.take() {
+    fn call(&mut self, request: Request<T>) -> Bounded {
+        let reply = match self.answer.take() {
             Some(answer) => answer(request.into_inner()),
             // The transport calls once per request.
             None => Reply::now(Err(status::internal())),
+        };
+        Bounded {
+            reply,
+            max_bytes: self.max_bytes,
         }
     }
 }
@@ -307,5 +275,9 @@ where
     let mut grpc = Grpc::new(RawCodec::<T>::default())
         .max_decoding_message_size(max_bytes)
         .max_encoding_message_size(max_bytes);
-    Box::pin(async move { Ok(grpc.unary(Unary(Some(answer)), request).await) })
+    let call = Unary {
+        answer: Some(answer),
+        max_bytes,
+    };
+    Box::pin(async move { Ok(grpc.unary(call, request).await) })
 }

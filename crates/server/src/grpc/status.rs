@@ -188,6 +188,18 @@ pub(crate) fn overloaded(limit: usize) -> Status {
     .into_status()
 }
 
+/// The answer is larger than any that is sent.
+pub(crate) fn answer_too_large(size: usize, limit: usize) -> Status {
+    Problem::new(
+        Code::ResourceExhausted,
+        "ANSWER_TOO_LARGE",
+        format!("the answer has {size} bytes, and this server sends at most {limit}; `limits.max_message_bytes` sets that"),
+    )
+    .with("size", size)
+    .with("limit", limit)
+    .into_status()
+}
+
 /// The call took longer than the caller, or the server, allows.
 pub(crate) fn deadline_exceeded(after: Duration) -> Status {
     Problem::new(

@@ -10,7 +10,7 @@ use reqwest::Url;
 use serde::{Deserialize, de::IgnoredAny};
 
 use super::{name::PackageName, registry::NpmRegistry};
-use crate::{Answer, Error, Get, ShownUrl};
+use crate::{Answer, Error, Get, ShownUrl, error::brief};
 
 /// The largest listing, or page of a search, decompressed.
 const LISTING_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -133,7 +133,7 @@ impl NpmRegistry {
         let get = Get::new(url, "application/json", LISTING_BYTES_MAX).credential(credential);
         match self.client().get(get).await? {
             Answer::Found { body, .. } => {
-                serde_json::from_slice(&body).map_err(|error| malformed(error.to_string()))
+                serde_json::from_slice(&body).map_err(|error| malformed(brief(&error)))
             }
             Answer::NotModified => Err(malformed(
                 "nothing is unmodified that was not asked for".to_owned(),

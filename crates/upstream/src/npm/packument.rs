@@ -17,6 +17,7 @@ use steadfast_types::Timestamp;
 use self::field::Fields;
 pub use self::manifest::{InvalidManifest, Manifest};
 use super::name::PackageName;
+use crate::error::brief;
 
 /// Warnings kept per packument; a broken mirror would repeat one for every field of every version.
 const WARNINGS_MAX: usize = 100;
@@ -118,7 +119,7 @@ pub(super) fn read(
     let mut warnings = Warnings::default();
     // The top is read field by field and left as text where it is not wanted: a readme can be most of a packument.
     let top: BTreeMap<String, &RawValue> = serde_json::from_slice(json).map_err(|error| {
-        let problem = format!("not a packument: {error}");
+        let problem = format!("not a packument: {}", brief(&error));
         if error.is_eof() {
             PackumentRefused::Truncated(problem)
         } else {

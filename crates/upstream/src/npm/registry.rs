@@ -131,6 +131,12 @@ impl NpmRegistry {
         limits: &TarballLimits,
     ) -> Result<TarballFindings, Error> {
         let registry = self.config.registry_for(name)?;
+        if url.is_empty() {
+            return Err(Error::Malformed {
+                url: ShownUrl::from(registry),
+                problem: format!("it gives no address of this version's tarball of {name}"),
+            });
+        }
         let url = tarball_url(url, registry, self.config.tarball_host())?;
         let shown = ShownUrl::from(&url);
         let integrity = required_integrity(integrity, limits, &shown)?;

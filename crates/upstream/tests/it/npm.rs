@@ -321,3 +321,18 @@ async fn rule_1_a_listing_takes_the_token_of_its_registry_and_of_no_other() {
     assert_eq!(token(&server).as_deref(), Some("Bearer t0ken"));
     assert_eq!(token(&other), None);
 }
+
+#[tokio::test]
+async fn a_version_without_a_tarball_is_told_as_such() {
+    let server = Server::always(Reply::new(404, "")).await;
+    let limits = TarballLimits::default();
+    let read = registry(&server)
+        .read_tarball(&name(), "", None, &limits)
+        .await;
+    let error = read.expect_err("there is none").to_string();
+    assert!(
+        error.contains("no address of this version's tarball"),
+        "{error}"
+    );
+    assert_eq!(server.count(), 0);
+}

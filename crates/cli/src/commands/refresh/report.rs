@@ -58,7 +58,7 @@ pub(super) fn text(refresh: &Refresh, items: &[RefreshItem]) -> String {
 pub(super) fn name(item: &RefreshItem) -> String {
     if !item.source.is_empty() {
         table::clean(&format!("listing of {}", item.source))
-    } else if item.kind() == RefreshKind::Icons {
+    } else if item.kind() == RefreshKind::Icons && !item.version.is_empty() {
         table::clean(&format!("{}/{}", item.package, item.version))
     } else if item.version.is_empty() {
         table::clean(&item.package)
