@@ -15,8 +15,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    compiled::CompiledSchemas, error::Error, follow::Memory, local::Local, options::Options,
-    report::wish_of, run::Run,
+    compiled::CompiledSchemas,
+    error::Error,
+    follow::Memory,
+    local::Local,
+    options::Options,
+    report::wish_of,
+    run::{Run, report},
 };
 
 /// The lease that covers refreshing.
@@ -149,7 +154,7 @@ impl Executor {
             .store
             .finish_refresh(lease, id, "failed", &told, &[], keep);
         let ended = ended.await?;
-        metrics::counter!(metric::REFRESHES, "state" => ended.state).increment(1);
+        report(&ended);
         self.moved();
         Ok(())
     }

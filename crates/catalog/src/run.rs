@@ -405,7 +405,7 @@ fn count(items: &[RefreshItemRow]) {
     }
 }
 
-fn report(row: &RefreshRow) {
+pub(crate) fn report(row: &RefreshRow) {
     let took = row
         .end()
         .zip(row.start())
