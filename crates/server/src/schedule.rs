@@ -1,8 +1,9 @@
 //! Work by the clock: each due run is taken by one replica.
 //!
 //! The database holds when each schedule comes due next. A replica that finds one due moves it on in one conditional update;
-//! only the one that succeeds does the work. Runs missed while no replica was up are made up for by one run, because the due
-//! time stays where it was.
+//! only the one that succeeds does the work. Until it says what came of it, the schedule is due again a little later, so that
+//! the work of a replica that was lost is done by another. Runs missed while no replica was up are made up for by one run,
+//! because the due time stays where it was.
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -16,6 +17,10 @@ use crate::metric;
 
 /// The longest sleep: schedules can be paused, resumed or run by another replica meanwhile.
 const LOOK_INTERVAL: Duration = Duration::from_secs(15);
+
+/// The work of a run that was taken is done by another replica after this, unless the one that took it said what came of it. Longer
+/// than any work takes.
+const HELD: Duration = Duration::from_secs(600);
 
 /// The work of a schedule; says what it led to.
 pub(crate) type Work =
@@ -113,32 +118,17 @@ impl Scheduler {
             let (Some(planned), Some(due)) = (self.find(&schedule.name), schedule.next_due) else {
                 continue;
             };
-            let next = planned.next(now);
+            let (name, next) = (&planned.name, planned.next(now));
+            let held = next.min(now.plus(HELD));
             if due > now {
                 sleep = sleep.min(due.since(now));
-            } else if self.store.take_due_run(&planned.name, due, next).await? {
-                self.work(planned).await?;
+            } else if self.store.take_due_run(name, due, held).await? {
+                let result = work(planned).await;
+                self.store.settle_due_run(name, &result, held, next).await?;
                 sleep = sleep.min(next.since(now));
             }
         }
         Ok(sleep)
-    }
-
-    async fn work(&self, planned: &Planned) -> Result<(), Error> {
-        metrics::counter!(metric::SCHEDULE_RUNS, "schedule" => planned.name.clone()).increment(1);
-        let result = match (planned.work)().await {
-            Ok(result) => {
-                tracing::info!(schedule = planned.name, result, "ran");
-                result
-            }
-            Err(error) => {
-                tracing::error!(schedule = planned.name, error, "did not run");
-                format!("failed: {error}")
-            }
-        };
-        self.store
-            .record_schedule_result(&planned.name, &result)
-            .await
     }
 
     /// All schedules, by name.
@@ -153,7 +143,8 @@ impl Scheduler {
             return Ok(None);
         };
         self.store.touch_schedule(name).await?;
-        self.work(planned).await?;
+        let result = work(planned).await;
+        self.store.record_schedule_result(name, &result).await?;
         self.get(name).await
     }
 
@@ -179,6 +170,21 @@ impl Scheduler {
 
     fn find(&self, name: &str) -> Option<&Planned> {
         self.planned.iter().find(|planned| planned.name == name)
+    }
+}
+
+/// Does the work, and says what it led to.
+async fn work(planned: &Planned) -> String {
+    metrics::counter!(metric::SCHEDULE_RUNS, "schedule" => planned.name.clone()).increment(1);
+    match (planned.work)().await {
+        Ok(result) => {
+            tracing::info!(schedule = planned.name, result, "ran");
+            result
+        }
+        Err(error) => {
+            tracing::error!(schedule = planned.name, error, "did not run");
+            format!("failed: {error}")
+        }
     }
 }
 
@@ -224,6 +230,73 @@ mod tests {
             at("2026-10-26T01:30:00Z"),
             "not the second"
         );
+    }
+
+    /// The replica that took it is lost in the middle of its work.
+    #[tokio::test]
+    async fn work_that_was_not_ended_is_done_again_soon_and_not_at_the_next_due_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&steadfast_store::Options {
+            data_dir: folder.path().to_owned(),
+            ..steadfast_store::Options::default()
+        })
+        .await
+        .unwrap();
+        store.migrate().await.unwrap();
+        let runs = Arc::default();
+        let yearly = planned("0 0 1 1 *", Tz::UTC, &runs);
+        let lost = Planned {
+            work: Arc::new(|| Box::pin(std::future::pending())),
+            ..yearly.clone()
+        };
+        let first = Scheduler::new(store.clone(), vec![lost]);
+        first.record().await.unwrap();
+        store
+            .pause_schedule("refresh", true, Timestamp(1))
+            .await
+            .unwrap();
+        store
+            .pause_schedule("refresh", false, Timestamp(1))
+            .await
+            .unwrap();
+        let due = async || {
+            let (schedules, now) = store.list_schedules().await.unwrap();
+            (schedules[0].next_due.unwrap(), now)
+        };
+        // Dropped as soon as the run is taken: its process is gone.
+        let taken = async {
+            while due().await.0 == Timestamp(1) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            looked = first.look() => panic!("{looked:?}"),
+            () = taken => {}
+        }
+        let (held, now) = due().await;
+        assert!(held > now && held <= now.plus(HELD), "{held:?} {now:?}");
+
+        let second = Scheduler::new(store.clone(), vec![yearly.clone()]);
+        second.look().await.unwrap();
+        assert_eq!(runs.load(Ordering::SeqCst), 0, "it may still be under way");
+        assert!(
+            store
+                .take_due_run("refresh", held, Timestamp(1))
+                .await
+                .is_ok_and(|taken| !taken),
+            "not before its time"
+        );
+        // As if that time had come.
+        store
+            .settle_due_run("refresh", "", held, Timestamp(1))
+            .await
+            .unwrap();
+        second.look().await.unwrap();
+        assert_eq!(runs.load(Ordering::SeqCst), 1);
+        let (next, now) = due().await;
+        assert_eq!(next, yearly.next(now));
+        let ended = second.list().await.unwrap();
+        assert_eq!(ended[0].last_result, "run 0");
     }
 
     #[tokio::test]

@@ -25,6 +25,11 @@ statements! {
         "UPDATE schedule SET next_due_us = $3, last_run_us = " now " \
          WHERE name = $1 AND next_due_us = $2 AND next_due_us <= " now " AND NOT paused"
     ];
+    /// Records what a due run led to, and when the next one is, unless somebody changed that meanwhile.
+    SETTLE = "schedule_settle" => [
+        "UPDATE schedule SET last_result = $2, \
+         next_due_us = CASE WHEN next_due_us = $3 THEN $4 ELSE next_due_us END WHERE name = $1"
+    ];
     /// Records a run outside of the clock.
     TOUCH = "schedule_touch" => ["UPDATE schedule SET last_run_us = " now " WHERE name = $1"];
     /// Records what a run led to.
@@ -119,7 +124,8 @@ impl Store {
         Ok((schedules.collect(), now))
     }
 
-    /// Takes the run that is due at `due`, and sets when the next one is. False if another replica took it, or if it is not due.
+    /// Takes the run that is due at `due`; until it is settled it counts as due again at `held`. False if another replica took it,
+    /// or if it is not due.
     ///
     /// # Errors
     /// If the database does not answer.
@@ -127,17 +133,39 @@ impl Store {
         &self,
         name: &str,
         due: Timestamp,
-        next: Timestamp,
+        held: Timestamp,
     ) -> Result<bool, Error> {
         let taken = self
             .db()
             .write(&TAKE)
             .bind(name)
             .bind(due.0)
-            .bind(next.0)
+            .bind(held.0)
             .execute()
             .await?;
         Ok(taken == 1)
+    }
+
+    /// Records what a due run led to, which was taken until `held`, and when the next one is.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn settle_due_run(
+        &self,
+        name: &str,
+        result: &str,
+        held: Timestamp,
+        next: Timestamp,
+    ) -> Result<(), Error> {
+        self.db()
+            .write(&SETTLE)
+            .bind(name)
+            .bind(result)
+            .bind(held.0)
+            .bind(next.0)
+            .execute()
+            .await?;
+        Ok(())
     }
 
     /// Records that a schedule's work was started by hand.
