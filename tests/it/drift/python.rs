@@ -137,7 +137,11 @@ async fn agent_reports(engine: Engine, count: usize) {
         lose_an_answer(&stage, &proxy, &control)
     );
     let told: Value = output.json();
-    assert_eq!(told["failures"], json!([[LOST, "UNAVAILABLE"]]), "{told}");
+    // While its channel connects again it may be refused more than once.
+    let failures = told["failures"].as_array().expect("a list");
+    let lost = json!([LOST, "UNAVAILABLE"]);
+    assert!(!failures.is_empty(), "{told}");
+    assert!(failures.iter().all(|failure| *failure == lost), "{told}");
     // What was written and not answered is nothing new when it comes again.
     let (first, again) = (count - 1_000, 1_000);
     let outcomes = json!({ "REPORT_OUTCOME_FIRST": first, "REPORT_OUTCOME_UNCHANGED": again });

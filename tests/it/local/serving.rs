@@ -83,13 +83,13 @@ async fn rule_4_a_monorepo_is_served_and_its_edits_are_told_within_a_second() {
             },
         )
         .await;
-        let title = schema_of(server, &changed).await["title"].clone();
-        assert!(
-            title
-                .as_str()
-                .is_some_and(|title| title.starts_with("edit ")),
-            "{title}"
-        );
+        // A lookup that names no revision may be a moment behind the stream.
+        eventually("the edited schema to be served", async || {
+            let title = schema_of(server, &changed).await["title"].clone();
+            let is_edited = title.as_str()?.starts_with("edit ");
+            is_edited.then_some(())
+        })
+        .await;
         within_a_second(
             &mut watch,
             &format!("upsert registry {changed}"),
@@ -113,11 +113,12 @@ async fn rule_4_a_monorepo_is_served_and_its_edits_are_told_within_a_second() {
             },
         )
         .await;
-        let shown = server
-            .cli(&["icon", "list", &pictured, "-o", "json"])
-            .await
-            .json();
-        assert_eq!(shown["icons"].as_array().map(Vec::len), Some(3), "{shown}");
+        eventually("the new icon to be listed", async || {
+            let arguments = ["icon", "list", &pictured, "-o", "json"];
+            let shown = server.cli(&arguments).await.json();
+            (shown["icons"].as_array()?.len() == 3).then_some(())
+        })
+        .await;
         let added = name("added");
         within_a_second(
             &mut watch,
