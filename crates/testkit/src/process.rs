@@ -19,6 +19,8 @@ use std::{
     time::Duration,
 };
 
+#[cfg(target_os = "linux")]
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::{sys::signal::kill, unistd::Pid};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -129,7 +131,8 @@ impl Server {
         self.child.id().expect("the server was not waited for yet")
     }
 
-    /// Sends a signal: SIGTERM to stop it in order, SIGSTOP to freeze it, SIGCONT to wake it.
+    /// Sends a signal: SIGTERM to stop it in order, SIGSTOP to freeze it, SIGCONT to wake it. It returns once it is frozen: on a
+    /// busy machine its other threads go on for a while, until the one that was chosen to take the signal gets a processor.
     ///
     /// # Panics
     ///
@@ -138,6 +141,13 @@ impl Server {
         let pid = i32::try_from(self.pid()).expect("a process id is a small number");
         kill(Pid::from_raw(pid), signal)
             .unwrap_or_else(|error| panic!("{signal} cannot be sent: {error}"));
+        #[cfg(target_os = "linux")]
+        if signal == Signal::SIGSTOP {
+            // Its exit is left for whoever waits for it.
+            let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+            let frozen = waitid(Id::Pid(Pid::from_raw(pid)), flags);
+            assert!(matches!(frozen, Ok(WaitStatus::Stopped(..))), "{frozen:?}");
+        }
     }
 
     /// Ends it at once, as a power cut would, and returns when it is gone.
