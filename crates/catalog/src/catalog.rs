@@ -125,7 +125,6 @@ impl Catalog {
                 .run_until_cancelled_owned(follower.run(subscription)),
         );
         let local = Arc::new(Local::new(&options, &memory));
-        local.start(&store, wakeups, &compiled, &options, stop, tasks);
         let (asked, cancelled) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let pulse = watch::Sender::new(());
         let asker = Asker {
@@ -136,6 +135,11 @@ impl Catalog {
             cancelled: Arc::clone(&cancelled),
             pulse: pulse.clone(),
         };
+        // Local sources are read without being asked; but what they bring must not make the catalogue look as if it were filled.
+        if options.refresh_on_empty && options.has_registry() {
+            asker.ask_if_empty().await?;
+        }
+        local.start(&store, wakeups, &compiled, &options, stop, tasks);
         let progress = RefreshProgress {
             store: store.clone(),
             pulse: pulse.clone(),
@@ -153,10 +157,6 @@ impl Catalog {
             tasks.clone(),
         );
         if !options.sources.is_empty() {
-            // Local sources are read without being asked.
-            if options.refresh_on_empty && options.has_registry() {
-                asker.ask_if_empty().await?;
-            }
             let executor = Executor {
                 store: store.clone(),
                 wakeups: wakeups.clone(),
