@@ -88,8 +88,8 @@ pub struct BatchResolution {
 // === impl Catalog: life ===
 
 impl Catalog {
-    /// Loads the catalogue from the database, then follows the log and carries out refreshes until `stop`. If there is a source
-    /// and no package, asks for a first refresh, unless that is not wanted.
+    /// Loads the catalogue from the database, then follows the log and carries out refreshes until `stop`. If there is a registry
+    /// and no package but from folders, asks for a first refresh, unless that is not wanted.
     ///
     /// # Errors
     /// If the database does not answer.
@@ -125,6 +125,7 @@ impl Catalog {
                 .run_until_cancelled_owned(follower.run(subscription)),
         );
         let local = Arc::new(Local::new(&options, &memory));
+        local.start(&store, wakeups, &compiled, &options, stop, tasks);
         let (asked, cancelled) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let pulse = watch::Sender::new(());
         let asker = Asker {
@@ -135,11 +136,6 @@ impl Catalog {
             cancelled: Arc::clone(&cancelled),
             pulse: pulse.clone(),
         };
-        // Local sources are read without being asked; but what they bring must not make the catalogue look as if it were filled.
-        if options.refresh_on_empty && options.has_registry() {
-            asker.ask_if_empty().await?;
-        }
-        local.start(&store, wakeups, &compiled, &options, stop, tasks);
         let progress = RefreshProgress {
             store: store.clone(),
             pulse: pulse.clone(),
@@ -157,6 +153,9 @@ impl Catalog {
             tasks.clone(),
         );
         if !options.sources.is_empty() {
+            if options.refresh_on_empty && options.has_registry() {
+                asker.ask_if_empty().await?;
+            }
             let executor = Executor {
                 store: store.clone(),
                 wakeups: wakeups.clone(),

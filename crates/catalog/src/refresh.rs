@@ -65,7 +65,7 @@ impl Asker {
             cause: cause_text(trigger),
             requested_by: identity.to_owned(),
             request: idempotency(request, identity)?,
-            only_if_empty: false,
+            only_if_empty: None,
         };
         match self.ask(&ask, &wish).await? {
             RefreshAsked::Placed { run, joined } => Ok(StartRefreshResponse {
@@ -80,13 +80,16 @@ impl Asker {
         }
     }
 
-    /// Asks for a first refresh, unless there is a package or a refresh underway.
+    /// Asks for a first refresh, unless there is a package or a refresh underway. What lies in folders is read without being asked,
+    /// and says nothing of the registries beside them.
     pub(crate) async fn ask_if_empty(&self) -> Result<(), Error> {
+        let local = self.options.sources.iter();
+        let local = local.filter(|source| source.npm().is_none());
         let ask = RefreshAsk {
             cause: cause_text(RefreshTrigger::EmptyCatalogue),
             requested_by: String::new(),
             request: None,
-            only_if_empty: true,
+            only_if_empty: Some(local.map(|source| source.name.clone()).collect()),
         };
         if let RefreshAsked::Placed { run, .. } = self.ask(&ask, &Wish::ALL).await? {
             tracing::info!(refresh = run.id, "the catalogue is empty; filling it");

@@ -21,10 +21,8 @@ statements! {
     PENDING = "refresh_pending" => [
         "SELECT count(*) AS count FROM refresh_run WHERE state IN ('queued', 'running')"
     ];
-    /// Whether anything was ever brought.
-    ANY_PACKAGE = "refresh_any_package" => [
-        "SELECT count(*) AS count FROM (SELECT name FROM package LIMIT 1) AS one"
-    ];
+    /// Where the packages that there are came from.
+    SOURCES = "refresh_sources" => ["SELECT DISTINCT source FROM package"];
     /// Adds a run.
     QUEUE = "refresh_queue" => [
         "INSERT INTO refresh_run (id, state, packages, schemas, icons, package, dry_run, forced, cause, requested_by, create_us, \
@@ -174,8 +172,8 @@ pub struct RefreshAsk {
     pub requested_by: String,
     /// Makes the call safe to repeat.
     pub request: Option<Request>,
-    /// Ask for nothing unless there is no package and nothing underway.
-    pub only_if_empty: bool,
+    /// Ask for nothing unless nothing is underway and there is no package but of these sources.
+    pub only_if_empty: Option<Vec<String>>,
 }
 
 /// What became of a request for a refresh.
@@ -248,9 +246,10 @@ impl Store {
         }
         let _: (i16,) = gate(&mut tx).await?;
         let underway = underway_in(&mut tx).await?;
-        if ask.only_if_empty {
-            let any: CountRow = tx.statement(&ANY_PACKAGE).one().await?;
-            if any.count > 0 || underway.iter().any(|run| !run.dry_run) {
+        if let Some(aside) = &ask.only_if_empty {
+            let sources: Vec<(String,)> = tx.statement(&SOURCES).all().await?;
+            let is_empty = sources.iter().all(|(source,)| aside.contains(source));
+            if !is_empty || underway.iter().any(|run| !run.dry_run) {
                 tx.rollback().await?;
                 return Ok(RefreshAsked::HeldBack);
             }

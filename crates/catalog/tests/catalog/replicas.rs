@@ -224,7 +224,7 @@ async fn each_write_of_a_stale_owner_is_refused() {
             cause: "request",
             requested_by: String::new(),
             request: None,
-            only_if_empty: false,
+            only_if_empty: None,
         };
         let queue = |_: &[_]| {
             RefreshPlacement::Queue(NewRefresh {
