@@ -96,11 +96,6 @@ pub struct StartedSaga {
     pub waits: bool,
 }
 
-/// Starts on PostgreSQL.
-pub(super) struct SagaStarts<'a> {
-    pub(super) db: &'a Db,
-}
-
 #[derive(FromRow)]
 struct Holder {
     holder: String,
@@ -137,57 +132,54 @@ impl Store {
     }
 }
 
-impl SagaStarts<'_> {
-    /// What was there already.
-    pub(super) async fn found(&self, new: &NewSaga) -> Result<StartedSaga, Error> {
-        let own = self.db.read(&ADDED).bind(&new.row.id).optional().await?;
-        let found = match own {
-            Some(own) => own,
-            None => self.db.read(&FIND).bind(&new.row.request_key).one().await?,
-        };
-        started_before(new, found)
-    }
+/// What was there already.
+pub(super) async fn found(db: &Db, new: &NewSaga) -> Result<StartedSaga, Error> {
+    let own = db.read(&ADDED).bind(&new.row.id).optional().await?;
+    let found = match own {
+        Some(own) => own,
+        None => db.read(&FIND).bind(&new.row.request_key).one().await?,
+    };
+    started_before(new, found)
+}
 
-    /// Where it landed, if it is new.
-    pub(super) async fn start_one(
-        &self,
-        new: &NewSaga,
-        mark: Mark,
-        write_id: &str,
-        changes: &str,
-    ) -> Result<Option<Tail>, Error> {
-        let (row, first) = (&new.row, &new.free);
-        let one: OneRow = self
-            .db
-            .write(&START_ONE)
-            .bind(mark.to_sql())
-            .bind(write_id)
-            .bind(changes)
-            .bind(&new.plan.hash)
-            .bind(&new.plan.document)
-            .bind(&row.id)
-            .bind(&row.kind)
-            .bind(&row.definition_name)
-            .bind(row.definition_version)
-            .bind(&row.deployment_id)
-            .bind(&row.triggered_by)
-            .bind(&row.labels)
-            .bind(&row.inputs)
-            .bind(&row.context)
-            .bind(row.priority)
-            .bind(&row.request_key)
-            .bind(&row.body_hash)
-            .bind(row.deadline_us)
-            .bind(&first.state)
-            .bind(&first.machine)
-            .bind(&row.last_write)
-            .bind(&first.owner)
-            .bind(first.wake_us)
-            .bind(&first.records)
-            .one()
-            .await?;
-        Ok(Tail::of(one.head, one.head_mark, one.now_us))
-    }
+/// Where it landed, if it is new.
+pub(super) async fn start_one(
+    db: &Db,
+    new: &NewSaga,
+    mark: Mark,
+    write_id: &str,
+    changes: &str,
+) -> Result<Option<Tail>, Error> {
+    let (row, first) = (&new.row, &new.free);
+    let one: OneRow = db
+        .write(&START_ONE)
+        .bind(mark.to_sql())
+        .bind(write_id)
+        .bind(changes)
+        .bind(&new.plan.hash)
+        .bind(&new.plan.document)
+        .bind(&row.id)
+        .bind(&row.kind)
+        .bind(&row.definition_name)
+        .bind(row.definition_version)
+        .bind(&row.deployment_id)
+        .bind(&row.triggered_by)
+        .bind(&row.labels)
+        .bind(&row.inputs)
+        .bind(&row.context)
+        .bind(row.priority)
+        .bind(&row.request_key)
+        .bind(&row.body_hash)
+        .bind(row.deadline_us)
+        .bind(&first.state)
+        .bind(&first.machine)
+        .bind(&row.last_write)
+        .bind(&first.owner)
+        .bind(first.wake_us)
+        .bind(&first.records)
+        .one()
+        .await?;
+    Ok(Tail::of(one.head, one.head_mark, one.now_us))
 }
 
 impl StartedSaga {

@@ -97,11 +97,6 @@ pub enum TransitionOutcome {
     Fenced,
 }
 
-/// Transitions on PostgreSQL.
-pub(super) struct SagaTransitions<'a> {
-    pub(super) db: &'a Db,
-}
-
 /// What became of transitions, and what the log has to tell of them.
 pub(super) struct Moved {
     pub(super) outcomes: Vec<TransitionOutcome>,
@@ -170,41 +165,38 @@ impl Store {
     }
 }
 
-impl SagaTransitions<'_> {
-    /// Where it landed, unless something is in the way.
-    pub(super) async fn commit_one(
-        &self,
-        pending: &Pending,
-        mark: Mark,
-        write_id: &str,
-        changes: &str,
-    ) -> Result<Option<Tail>, Error> {
-        let transition = &pending.transition;
-        let lease = &transition.lease;
-        let row: OneRow = self
-            .db
-            .write(&COMMIT_ONE)
-            .bind(&lease.name)
-            .bind(lease.fence.0)
-            .bind(lease.owner.to_string())
-            .bind(mark.to_sql())
-            .bind(write_id)
-            .bind(changes)
-            .bind(&transition.id)
-            .bind(transition.expected)
-            .bind(&transition.held_by)
-            .bind(&transition.owner)
-            .bind(transition.wake_us)
-            .bind(&transition.state)
-            .bind(&transition.machine)
-            .bind(&pending.write_id)
-            .bind(&transition.records)
-            .bind(transition.ended)
-            .bind(transition.progress)
-            .one()
-            .await?;
-        Ok(Tail::of(row.head, row.head_mark, row.now_us))
-    }
+/// Where it landed, unless something is in the way.
+pub(super) async fn commit_one(
+    db: &Db,
+    pending: &Pending,
+    mark: Mark,
+    write_id: &str,
+    changes: &str,
+) -> Result<Option<Tail>, Error> {
+    let transition = &pending.transition;
+    let lease = &transition.lease;
+    let row: OneRow = db
+        .write(&COMMIT_ONE)
+        .bind(&lease.name)
+        .bind(lease.fence.0)
+        .bind(lease.owner.to_string())
+        .bind(mark.to_sql())
+        .bind(write_id)
+        .bind(changes)
+        .bind(&transition.id)
+        .bind(transition.expected)
+        .bind(&transition.held_by)
+        .bind(&transition.owner)
+        .bind(transition.wake_us)
+        .bind(&transition.state)
+        .bind(&transition.machine)
+        .bind(&pending.write_id)
+        .bind(&transition.records)
+        .bind(transition.ended)
+        .bind(transition.progress)
+        .one()
+        .await?;
+    Ok(Tail::of(row.head, row.head_mark, row.now_us))
 }
 
 /// The common case on SQLite in as few statements as there can be. None if something is in the way of any of them: then some may

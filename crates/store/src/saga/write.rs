@@ -10,9 +10,8 @@ use steadfast_types::{Mark, Timestamp};
 use uuid::Uuid;
 
 use super::{
-    NewSaga, SagaPlanRow, StartedSaga, TransitionOutcome,
-    start::{self, SagaStarts},
-    transition::{self, Moved, Pending, SagaTransitions},
+    NewSaga, SagaPlanRow, StartedSaga, TransitionOutcome, start,
+    transition::{self, Moved, Pending},
 };
 use crate::{
     Change, Error,
@@ -170,14 +169,11 @@ impl SagaWrites {
         let log = LogEntry::of(batch);
         let alone = match (&batch.moves[..], &batch.starts[..]) {
             ([pending], []) if !pending.transition.release => {
-                let moves = SagaTransitions { db: &self.db };
-                let tail = moves.commit_one(pending, log.mark, &log.write_id, &log.encoded);
-                tail.await?
+                transition::commit_one(&self.db, pending, log.mark, &log.write_id, &log.encoded)
+                    .await?
             }
             ([], [new]) => {
-                let starts = SagaStarts { db: &self.db };
-                let tail = starts.start_one(new, log.mark, &log.write_id, &log.encoded);
-                tail.await?
+                start::start_one(&self.db, new, log.mark, &log.write_id, &log.encoded).await?
             }
             _ => None,
         };
@@ -231,7 +227,7 @@ impl SagaWrites {
                 started.push(if added.contains(&new.row.id) {
                     Ok(StartedSaga::now(new, time))
                 } else {
-                    SagaStarts { db: &self.db }.found(new).await
+                    start::found(&self.db, new).await
                 });
             }
         }
