@@ -45,7 +45,10 @@ pub enum Refused {
     #[error(transparent)]
     Document(#[from] JsonError),
     /// The schema leads back and forth, or the document has too many parts.
-    #[error("checking this document takes more than {STEPS_MAX} steps, or leads too deep")]
+    #[error(
+        "checking this document takes more than {STEPS_MAX} steps, or leads too deep: give fewer values at once, or have the \
+         package's schema refer less"
+    )]
     TooMuch,
 }
 
