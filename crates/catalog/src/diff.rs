@@ -213,5 +213,8 @@ fn shorten(text: &str) -> String {
 }
 
 #[cfg(test)]
+#[path = "diff_promise_tests.rs"]
+mod promise_tests;
+#[cfg(test)]
 #[path = "diff_tests.rs"]
 mod tests;

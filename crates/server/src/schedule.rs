@@ -208,6 +208,18 @@ mod tests {
         }
     }
 
+    async fn sqlite() -> (Store, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&steadfast_store::Options {
+            data_dir: folder.path().to_owned(),
+            ..steadfast_store::Options::default()
+        })
+        .await
+        .unwrap();
+        store.migrate().await.unwrap();
+        (store, folder)
+    }
+
     fn at(text: &str) -> Timestamp {
         Timestamp(text.parse::<DateTime<Utc>>().unwrap().timestamp_micros())
     }
@@ -235,14 +247,7 @@ mod tests {
     /// The replica that took it is lost in the middle of its work.
     #[tokio::test]
     async fn work_that_was_not_ended_is_done_again_soon_and_not_at_the_next_due_time() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&steadfast_store::Options {
-            data_dir: folder.path().to_owned(),
-            ..steadfast_store::Options::default()
-        })
-        .await
-        .unwrap();
-        store.migrate().await.unwrap();
+        let (store, _folder) = sqlite().await;
         let runs = Arc::default();
         let yearly = planned("0 0 1 1 *", Tz::UTC, &runs);
         let lost = Planned {
@@ -301,14 +306,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_due_run_is_done_once_and_missed_ones_are_made_up_for_by_one() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&steadfast_store::Options {
-            data_dir: folder.path().to_owned(),
-            ..steadfast_store::Options::default()
-        })
-        .await
-        .unwrap();
-        store.migrate().await.unwrap();
+        let (store, _folder) = sqlite().await;
         let runs = Arc::default();
         let scheduler = Scheduler::new(store.clone(), vec![planned("0 0 1 1 *", Tz::UTC, &runs)]);
         scheduler.record().await.unwrap();

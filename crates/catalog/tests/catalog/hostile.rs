@@ -9,6 +9,17 @@ use crate::fixture::{
 
 const ALL: &[&str] = &[HTTP, FHIR, DOTTED];
 
+/// Has the database refuse the rows of a table for which a condition holds.
+async fn refuse(database: &Database, table: &str, condition: &str) {
+    let postgres = database.postgres.as_ref().expect("is PostgreSQL");
+    let sql = format!(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS \
+         $$BEGIN IF {condition} THEN RAISE EXCEPTION 'no' USING ERRCODE = '22000'; END IF; RETURN NEW; END$$; \
+         CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION refuse()"
+    );
+    postgres.psql(&sql).await;
+}
+
 #[tokio::test]
 async fn rule_7_what_a_schema_says_of_itself_keeps_no_refresh_from_ending() {
     for database in Database::both().await {
@@ -61,14 +72,7 @@ async fn rule_7_a_package_that_the_database_refuses_is_named_and_the_others_land
     let npm = registry().await;
     let replica = database.replica(options(&npm, ALL)).await;
     replica.filled().await;
-    let postgres = database.postgres.as_ref().expect("is PostgreSQL");
-    postgres
-        .psql(
-            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS \
-             $$BEGIN IF NEW.name = '@s/language-fhir' THEN RAISE EXCEPTION 'no' USING ERRCODE = '22000'; END IF; RETURN NEW; END$$; \
-             CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON package FOR EACH ROW EXECUTE FUNCTION refuse()",
-        )
-        .await;
+    refuse(&database, "package", "NEW.name = '@s/language-fhir'").await;
     npm.add_version(HTTP, version("7.3.0", "three"));
     npm.add_version(FHIR, version("1.1.0", "three"));
     let found = replica.refresh().await;
@@ -87,14 +91,7 @@ async fn rule_6_a_refresh_that_cannot_be_carried_out_ends_and_lets_the_next_one_
     let npm = registry().await;
     let replica = database.replica(options(&npm, ALL)).await;
     replica.filled().await;
-    let postgres = database.postgres.as_ref().expect("is PostgreSQL");
-    postgres
-        .psql(
-            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS \
-             $$BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '22000'; END$$; \
-             CREATE TRIGGER refuse BEFORE INSERT ON refresh_item FOR EACH ROW EXECUTE FUNCTION refuse()",
-        )
-        .await;
+    refuse(&database, "refresh_item", "true").await;
     let id = replica.start(Default::default()).await;
     let next = StartRefreshRequest {
         force: true,
@@ -109,6 +106,7 @@ async fn rule_6_a_refresh_that_cannot_be_carried_out_ends_and_lets_the_next_one_
         "it could not be carried out: the database refused the data"
     );
     replica.ended(&next).await;
+    let postgres = database.postgres.as_ref().expect("is PostgreSQL");
     postgres.psql("DROP TRIGGER refuse ON refresh_item").await;
     assert_eq!(state(&replica.refresh().await), RefreshState::Succeeded);
 }

@@ -8,7 +8,7 @@ use steadfast_api::{
     schema::v1::{AuthKind, ValidateDocumentRequest},
 };
 use steadfast_catalog::{Error, Options};
-use steadfast_testkit::{PackageSpec, VersionSpec, npm::GeneratedPackages};
+use steadfast_testkit::{NpmServer, PackageSpec, VersionSpec, npm::GeneratedPackages};
 
 use crate::fixture::{DOTTED, Database, FHIR, HTTP, counts, options, registry};
 
@@ -142,19 +142,23 @@ async fn specifiers_resolve_alone_and_in_a_batch() {
     }
 }
 
+/// Has a registry serve so many packages, and gives their names.
+fn generated(npm: &NpmServer, count: usize, versions: usize) -> Vec<String> {
+    let packages = GeneratedPackages {
+        prefix: "@bench/package-".into(),
+        count,
+        versions,
+    };
+    let names = (0..count).map(|index| packages.name(index)).collect();
+    npm.generate(packages);
+    names
+}
+
 #[tokio::test]
 async fn many_packages_are_read_once_each() {
     for database in Database::both().await {
         let npm = registry().await;
-        let generated = GeneratedPackages {
-            prefix: "@bench/package-".into(),
-            count: 150,
-            versions: 2,
-        };
-        let names: Vec<String> = (0..generated.count)
-            .map(|index| generated.name(index))
-            .collect();
-        npm.generate(generated);
+        let names = generated(&npm, 150, 2);
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let replica = database.replica(options(&npm, &names)).await;
         let filled = replica.filled().await;
@@ -182,15 +186,7 @@ async fn more_packages_are_read_at_a_time_than_there_are_connections() {
     // The one connection that is left for reads is waited for by many, on a busy machine for long.
     database.options.connect_timeout = Duration::from_secs(10);
     let npm = registry().await;
-    let generated = GeneratedPackages {
-        prefix: "@bench/package-".into(),
-        count: 600,
-        versions: 1,
-    };
-    let names: Vec<String> = (0..generated.count)
-        .map(|index| generated.name(index))
-        .collect();
-    npm.generate(generated);
+    let names = generated(&npm, 600, 1);
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let options = Options {
         refresh_concurrency: 32,
