@@ -132,20 +132,26 @@ async fn run<K: Kind>(kind: K, mut jobs: mpsc::Receiver<Job<K>>, deadline: Durat
     let mut waiting: Vec<Job<K>> = Vec::new();
     let mut under_way = FuturesUnordered::new();
     let mut busy = HashSet::new();
+    let mut last_size = 0;
     loop {
+        let mut is_alone = false;
         if under_way.is_empty() && waiting.is_empty() {
             if !is_open || jobs.recv_many(&mut waiting, BATCH).await == 0 {
                 return;
             }
+            is_alone = last_size <= 1 && waiting.len() == 1;
         } else {
             // Those held back by a conflict come first; take what else is there without waiting.
             take_ready(&mut jobs, &mut waiting);
         }
         if under_way.is_empty() || (under_way.len() < lanes && waiting.len() >= LANE) {
-            gather(&mut jobs, &mut waiting).await;
+            if !is_alone {
+                gather(&mut jobs, &mut waiting).await;
+            }
             let (batch, rest) = select::<K>(waiting, &mut busy);
             waiting = rest;
             if !batch.is_empty() {
+                last_size = batch.len();
                 metrics::histogram!(crate::metric::BATCH_SIZE, "kind" => K::NAME)
                     .record(batch.len() as f64);
                 under_way.push(settle(kind, batch, Instant::now() + deadline));
@@ -174,8 +180,9 @@ async fn run<K: Kind>(kind: K, mut jobs: mpsc::Receiver<Job<K>>, deadline: Durat
     }
 }
 
-/// Lets whoever is ready to write come along: those that the last commit answered, and calls whose bytes have arrived. It costs a
-/// lone writer nothing, and spares the database half-empty transactions under load.
+/// Lets whoever is ready to write come along: those that the last commit answered, and calls whose bytes have arrived. It spares the
+/// database half-empty transactions under load. A writer that was alone before, and came alone, need not wait for whatever else the
+/// process has to do meanwhile.
 async fn gather<K: Kind>(jobs: &mut mpsc::Receiver<Job<K>>, waiting: &mut Vec<Job<K>>) {
     for _ in 0..GATHERINGS {
         tokio::task::yield_now().await;

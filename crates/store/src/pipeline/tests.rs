@@ -156,6 +156,47 @@ fn two_lanes() -> Arc<Scripted> {
     })
 }
 
+/// A call that has asked, and whose answer is still to come: so a test decides what is ready to run, and in which order.
+fn submit_now(
+    pipeline: &Pipeline<Arc<Scripted>>,
+    input: usize,
+) -> impl Future<Output = Result<usize, Error>> {
+    let mut call = Box::pin(pipeline.submit(input));
+    assert!((&mut call).now_or_never().is_none(), "answered at once");
+    call
+}
+
+#[tokio::test]
+async fn a_lone_writer_waits_for_nothing_else_that_is_ready_to_run() {
+    let kind = scripted([]);
+    let pipeline = Pipeline::start(Arc::clone(&kind), Duration::from_secs(5));
+    for input in [1, 2] {
+        kind.go.notify_one();
+        let call = submit_now(&pipeline, input);
+        let seen = Arc::clone(&kind);
+        let other = tokio::spawn(async move { seen.begun.notified().now_or_never().is_some() });
+        assert!(other.await.expect("it did not panic"), "it had not begun");
+        assert_eq!(call.await.ok(), Some(input));
+    }
+}
+
+#[tokio::test]
+async fn after_writers_that_came_together_the_next_lets_others_come_along() {
+    let kind = scripted([]);
+    let pipeline = Arc::new(Pipeline::start(Arc::clone(&kind), Duration::from_secs(5)));
+    kind.go.notify_one();
+    let calls = [1, 2].map(|input| submit_now(&pipeline, input));
+    assert!(futures::future::try_join_all(calls).await.is_ok());
+
+    kind.go.notify_one();
+    let call = submit_now(&pipeline, 3);
+    let other = Arc::clone(&pipeline);
+    let other = tokio::spawn(async move { other.submit(4).await });
+    assert!(call.await.is_ok() && other.await.expect("it did not panic").is_ok());
+    let asked = kind.asked.lock().unwrap_or_else(PoisonError::into_inner);
+    assert_eq!(*asked, [vec![1, 2], vec![3, 4]]);
+}
+
 #[tokio::test]
 async fn a_second_transaction_begins_beside_the_first_when_it_is_worth_it() {
     let kind = two_lanes();
