@@ -220,7 +220,11 @@ impl Wakeups {
         self.inner.listening.load(Ordering::Relaxed)
     }
 
+    /// Without anybody who may hear it, nobody is woken to say it.
     fn say(&self, what: Due) {
+        if !self.may_be_heard() {
+            return;
+        }
         self.inner.due.fetch_or(what as u8, Ordering::Relaxed);
         self.inner.dirty.notify_one();
     }
@@ -234,9 +238,6 @@ impl Wakeups {
         loop {
             self.inner.dirty.notified().await;
             let due = self.inner.due.swap(0, Ordering::Relaxed);
-            if !self.may_be_heard() {
-                continue;
-            }
             for what in Due::ALL.into_iter().filter(|what| due & *what as u8 != 0) {
                 let sent = store
                     .db()
