@@ -1,0 +1,1 @@
+-- Fewer statements for one saga: on SQLite the program's own statements do it.
