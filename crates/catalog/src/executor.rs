@@ -53,6 +53,8 @@ impl Executor {
         poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                // Who stops takes nothing up again that others could go on with.
+                biased;
                 () = stop.cancelled() => return,
                 () = self.asked.notified() => {}
                 _ = poll.tick() => {}

@@ -184,6 +184,8 @@ impl Sweeper {
         poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                // Who stops takes nothing up again that others could go on with.
+                biased;
                 () = stop.cancelled() => return,
                 () = self.inner.asked.notified() => {}
                 _ = poll.tick() => {}
