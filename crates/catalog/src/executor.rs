@@ -90,9 +90,10 @@ impl Executor {
             return Ok(());
         };
         let outcome = tokio::select! {
+            biased;
+            () = stop.cancelled() => Ok(()),
             outcome = self.work(&lease) => outcome,
             lost = keep(&self.store, &lease) => Err(lost),
-            () = stop.cancelled() => Ok(()),
         };
         // Also after an error: whoever is able to goes on at once. If the lease was lost this does nothing.
         self.store.release_lease(&lease).await?;

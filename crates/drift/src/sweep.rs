@@ -229,9 +229,10 @@ impl Inner {
             return Ok(());
         };
         let outcome = tokio::select! {
+            biased;
+            () = stop.cancelled() => Ok(()),
             outcome = carry::work(self, &lease) => outcome,
             lost = self.keep(&lease) => Err(lost),
-            () = stop.cancelled() => Ok(()),
         };
         // Also after an error: whoever is able to goes on at once. If the lease was lost this does nothing.
         self.store.release_lease(&lease).await?;

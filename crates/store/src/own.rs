@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use sqlx::FromRow;
 use steadfast_types::{Mark, Revision, Timestamp};
 use tokio::sync::broadcast;
 
@@ -43,6 +44,14 @@ pub(crate) struct Tail {
     pub(crate) time: Timestamp,
 }
 
+/// The same as functions of the database return it: all of it, or nothing.
+#[derive(Debug, FromRow)]
+pub(crate) struct TailRow {
+    head: Option<i64>,
+    head_mark: Option<i64>,
+    now_us: Option<i64>,
+}
+
 /// Tells of own commits.
 #[derive(Debug, Clone)]
 pub(crate) struct OwnCommits {
@@ -59,6 +68,14 @@ impl Tail {
             mark: Mark::from_sql(mark?),
             time: Timestamp(time_us?),
         })
+    }
+}
+
+// === impl TailRow ===
+
+impl TailRow {
+    pub(crate) fn tail(&self) -> Option<Tail> {
+        Tail::of(self.head, self.head_mark, self.now_us)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     Change, Error, Store,
     engine::{Db, Tx, statements},
     log::{NewEntry, append_all, encode_changes},
-    own::{OwnCommits, Tail},
+    own::{OwnCommits, Tail, TailRow},
     pipeline::Kind,
 };
 
@@ -117,13 +117,6 @@ struct LandedRow {
     mark: Option<i64>,
     body_hash: Option<String>,
     replayed: bool,
-}
-
-#[derive(FromRow)]
-struct HeadRow {
-    head: Option<i64>,
-    head_mark: Option<i64>,
-    now_us: Option<i64>,
 }
 
 #[derive(FromRow)]
@@ -234,7 +227,7 @@ impl Publishes {
         let (ids, origins): (Vec<&str>, Vec<&str>) = (text(|i| &i.write_id), text(|i| &i.origin));
         let changes: Vec<&str> = text(|input| &input.changes);
         let marks: Vec<i64> = inputs.iter().map(|input| input.mark).collect();
-        let appended: HeadRow = self
+        let appended: TailRow = self
             .db
             .write(&APPEND)
             .bind_column(ids)
@@ -243,7 +236,7 @@ impl Publishes {
             .bind_column(changes)
             .one()
             .await?;
-        Ok(Tail::of(appended.head, appended.head_mark, appended.now_us))
+        Ok(appended.tail())
     }
 
     fn tell(&self, tail: Tail, inputs: &[Arc<Pending>]) {

@@ -21,8 +21,17 @@ statements! {
     PENDING = "refresh_pending" => [
         "SELECT count(*) AS count FROM refresh_run WHERE state IN ('queued', 'running')"
     ];
-    /// Where the packages that there are came from.
-    SOURCES = "refresh_sources" => ["SELECT DISTINCT source FROM package"];
+    /// Whether anything was ever brought, but by these sources.
+    ANY_PACKAGE = "refresh_any_package" => [
+        postgres {
+            "SELECT count(*) AS count FROM (SELECT name FROM package \
+             WHERE source NOT IN (SELECT json_array_elements_text($1::json)) LIMIT 1) AS one"
+        }
+        sqlite {
+            "SELECT count(*) AS count FROM (SELECT name FROM package \
+             WHERE source NOT IN (SELECT value FROM json_each($1)) LIMIT 1) AS one"
+        }
+    ];
     /// Adds a run.
     QUEUE = "refresh_queue" => [
         "INSERT INTO refresh_run (id, state, packages, schemas, icons, package, dry_run, forced, cause, requested_by, create_us, \
@@ -247,9 +256,9 @@ impl Store {
         let _: (i16,) = gate(&mut tx).await?;
         let underway = underway_in(&mut tx).await?;
         if let Some(aside) = &ask.only_if_empty {
-            let sources: Vec<(String,)> = tx.statement(&SOURCES).all().await?;
-            let is_empty = sources.iter().all(|(source,)| aside.contains(source));
-            if !is_empty || underway.iter().any(|run| !run.dry_run) {
+            let aside = serde_json::to_string(aside).map_err(|_| Error::Corrupt("sources"))?;
+            let any: CountRow = tx.statement(&ANY_PACKAGE).bind(aside).one().await?;
+            if any.count > 0 || underway.iter().any(|run| !run.dry_run) {
                 tx.rollback().await?;
                 return Ok(RefreshAsked::HeldBack);
             }

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     Change, Error, Op, SagaPlanRow, Store,
     engine::{Db, Tx, statements},
-    own::Tail,
+    own::{Tail, TailRow},
 };
 
 statements! {
@@ -107,14 +107,6 @@ struct CreatedRow {
     started_us: Option<i64>,
 }
 
-/// Of one start.
-#[derive(FromRow)]
-struct OneRow {
-    now_us: Option<i64>,
-    head: Option<i64>,
-    head_mark: Option<i64>,
-}
-
 impl Store {
     /// Starts a saga, together with whatever else is being started.
     ///
@@ -151,7 +143,7 @@ pub(super) async fn start_one(
     changes: &str,
 ) -> Result<Option<Tail>, Error> {
     let (row, first) = (&new.row, &new.free);
-    let one: OneRow = db
+    let landed: TailRow = db
         .write(&START_ONE)
         .bind(mark.to_sql())
         .bind(write_id)
@@ -179,7 +171,7 @@ pub(super) async fn start_one(
         .bind(&first.records)
         .one()
         .await?;
-    Ok(Tail::of(one.head, one.head_mark, one.now_us))
+    Ok(landed.tail())
 }
 
 impl StartedSaga {

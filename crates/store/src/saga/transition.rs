@@ -15,7 +15,7 @@ use super::{
 use crate::{
     Change, Error, Lease, Op, Store,
     engine::{Db, Tx, statements},
-    own::Tail,
+    own::{Tail, TailRow},
 };
 
 statements! {
@@ -133,14 +133,6 @@ struct LandedRow {
     landed: bool,
 }
 
-/// Of one transition.
-#[derive(FromRow)]
-struct OneRow {
-    now_us: Option<i64>,
-    head: Option<i64>,
-    head_mark: Option<i64>,
-}
-
 impl Store {
     /// Commits one transition, together with whatever else is being committed.
     ///
@@ -175,7 +167,7 @@ pub(super) async fn commit_one(
 ) -> Result<Option<Tail>, Error> {
     let transition = &pending.transition;
     let lease = &transition.lease;
-    let row: OneRow = db
+    let landed: TailRow = db
         .write(&COMMIT_ONE)
         .bind(&lease.name)
         .bind(lease.fence.0)
@@ -196,7 +188,7 @@ pub(super) async fn commit_one(
         .bind(transition.progress)
         .one()
         .await?;
-    Ok(Tail::of(row.head, row.head_mark, row.now_us))
+    Ok(landed.tail())
 }
 
 /// The common case on SQLite in as few statements as there can be. None if something is in the way of any of them: then some may

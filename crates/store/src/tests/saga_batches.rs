@@ -8,6 +8,7 @@ use steadfast_types::{Cursor, ReplicaId};
 use super::sagas::saga;
 use crate::{
     Error, Lease, NewSaga, OwnCommit, Read, SagaTransition, StartedSaga, Store, TransitionOutcome,
+    engine::Db,
     test_stores::{both, postgres},
 };
 
@@ -248,6 +249,45 @@ async fn a_lost_lease_refuses_the_transitions_of_a_batch_and_not_its_starts() {
             let row = store.saga(id).await.unwrap().unwrap();
             assert_eq!((row.state.as_str(), row.version), ("running", 1));
         }
+    }
+}
+
+/// What is in the way of a transition may not be committed yet when it comes.
+#[tokio::test]
+async fn one_transition_sees_what_it_had_to_wait_for() {
+    let in_the_way = [
+        (
+            "UPDATE lease SET fence = fence + 1, owner = 'another'",
+            TransitionOutcome::Fenced,
+        ),
+        (
+            "UPDATE saga SET version = version + 1",
+            TransitionOutcome::Changed,
+        ),
+    ];
+    for (statement, expected) in in_the_way {
+        let fixture = postgres().await;
+        let store = &fixture.store;
+        let executor = Executor::with(store, 1).await;
+        let id = executor.sagas[0].as_str();
+        let before = cursor(store).await;
+        let Db::Postgres { connections, .. } = store.db() else {
+            panic!("the fixture is PostgreSQL");
+        };
+        let mut other = connections.pool().begin().await.unwrap();
+        sqlx::query(statement).execute(&mut *other).await.unwrap();
+        let mut step = Box::pin(store.commit_saga(executor.step(id, 1, "completed")));
+        let early = tokio::time::timeout(Duration::from_millis(300), &mut step).await;
+        assert!(early.is_err(), "it did not wait: {early:?}");
+        other.commit().await.unwrap();
+        assert_eq!(step.await.unwrap(), expected);
+        assert_eq!(cursor(store).await, before);
+        let row = store.saga(id).await.unwrap().unwrap();
+        assert_eq!(
+            (row.state.as_str(), row.machine.as_str()),
+            ("running", "{}")
+        );
+        assert_eq!(store.saga_histories(&[id]).await.unwrap().len(), 1);
     }
 }
 
