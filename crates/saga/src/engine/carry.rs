@@ -52,10 +52,9 @@ impl Engine {
         let held = Held::new(&engine, &hand.id);
         self.inner.tasks.spawn(async move {
             let ended = life.ended.clone();
-            // With the lease, everything that it covered ends.
-            let _ = ended
-                .run_until_cancelled(engine.carry(hand, next, life))
-                .await;
+            // Boxed, as it is large and would be moved from hand to hand. With the lease, everything that it covered ends.
+            let carrying = Box::pin(engine.carry(hand, next, life));
+            let _ = ended.run_until_cancelled(carrying).await;
             drop(held);
         });
     }
@@ -152,7 +151,7 @@ impl Engine {
                     life.ended.cancel();
                     return Advanced::Gone;
                 }
-                Ok(TransitionOutcome::Changed) => match self.reload(hand, life).await {
+                Ok(TransitionOutcome::Changed) => match Box::pin(self.reload(hand, life)).await {
                     Ok(true) => {}
                     Ok(false) => return Advanced::Gone,
                     Err(error) => {
@@ -169,7 +168,7 @@ impl Engine {
                         "a transition is not committed yet"
                     );
                     tokio::time::sleep(waits.next().unwrap_or(Backoff::RECONNECT.maximum)).await;
-                    if matches!(self.reload(hand, life).await, Ok(false)) {
+                    if matches!(Box::pin(self.reload(hand, life)).await, Ok(false)) {
                         return Advanced::Gone;
                     }
                 }

@@ -49,9 +49,8 @@ impl SagaEdge {
         let id = request::request_id(&request)?;
         let wait = request::wait_timeout(&request)?;
         let start = request::start(request, &self.engine.known_actions())?;
-        let (view, replayed) = self
-            .engine
-            .start_and_wait(start, id, wait)
+        // Boxed, as it is large, and the layers of a call hand their futures on many times.
+        let (view, replayed) = Box::pin(self.engine.start_and_wait(start, id, wait))
             .await
             .map_err(|error| status::of_saga(&error, "steps_json"))?;
         Ok(api::StartSagaResponse {

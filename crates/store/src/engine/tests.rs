@@ -7,6 +7,7 @@ use sqlx::{AssertSqlSafe, Executor as _, Row as _, SqlSafeStr as _};
 use super::Db;
 use crate::{
     all_statements,
+    own::TailRow,
     test_stores::{Fixture, postgres, sqlite},
 };
 
@@ -46,6 +47,16 @@ async fn every_statement_prepares_on_postgres() {
             );
         }
     }
+}
+
+/// A future is moved several times before it is first polled, and into that of its caller: room in it for what happens rarely costs
+/// every statement.
+#[tokio::test]
+async fn a_statement_has_no_room_for_what_happens_rarely() {
+    let fixture = sqlite().await;
+    let statement = fixture.store.db().read(all_statements()[0]);
+    let bytes = size_of_val(&statement.one::<TailRow>());
+    assert!(bytes <= 2_048, "{bytes} bytes");
 }
 
 #[test]

@@ -99,7 +99,9 @@ impl Connections {
                 return Ok(borrowed);
             }
         }
-        Ok(self.lend(self.pool.acquire().await?, Instant::now()))
+        // Boxed, as it is rare and large: every statement would carry it along, and is handed on several times before it is sent.
+        let acquired = Box::pin(self.pool.acquire()).await?;
+        Ok(self.lend(acquired, Instant::now()))
     }
 
     pub(super) async fn close(&self) {

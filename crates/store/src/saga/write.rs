@@ -127,7 +127,7 @@ impl Kind for SagaWrites {
         }
         let written = match self.db {
             Db::Postgres { .. } => self.commit_postgres(&batch).await?,
-            Db::Sqlite { .. } => self.commit_sqlite(&batch).await?,
+            Db::Sqlite { .. } => Box::pin(self.commit_sqlite(&batch)).await?,
         };
         let (mut moved, mut started) = (written.moved.into_iter(), written.started.into_iter());
         let outcomes = inputs.iter().map(|input| match **input {
@@ -148,7 +148,7 @@ impl SagaWrites {
         if !batch.starts.iter().any(is_keyed) {
             return self.commit_free(batch).await;
         }
-        let started = self.start_each(&batch.starts).await?;
+        let started = Box::pin(self.start_each(&batch.starts)).await?;
         if batch.moves.is_empty() {
             return Ok(Written {
                 moved: Vec::new(),
@@ -160,7 +160,7 @@ impl SagaWrites {
             starts: Vec::new(),
         };
         // The starts are there by now: sent again they find themselves, but nobody may be told that nothing was written.
-        let written = self.commit_free(&moves).await;
+        let written = Box::pin(self.commit_free(&moves)).await;
         let moved = written.map_err(Error::after_lost_answer)?.moved;
         Ok(Written { moved, started })
     }
@@ -181,7 +181,8 @@ impl SagaWrites {
             self.own.tell(tail, [(log.mark, "", log.changes)]);
             return Ok(batch.whole(tail.time));
         }
-        let rows = self.commit_many(batch, &log).await?;
+        // What is larger than the common case, or rarer, is boxed, so that the common case is not moved about with room for it.
+        let rows = Box::pin(self.commit_many(batch, &log)).await?;
         if let [
             Row {
                 landed: true,
@@ -200,7 +201,7 @@ impl SagaWrites {
             return Ok(batch.whole(Timestamp(at_us)));
         }
         self.own.untold();
-        self.in_part(batch, rows).await
+        Box::pin(self.in_part(batch, rows)).await
     }
 
     /// What became of each, when something was in the way of some.
