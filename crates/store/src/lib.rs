@@ -89,7 +89,7 @@ pub use wake::{NodeNews, Wakeups};
 use drift::{Records, Reports};
 use engine::Db;
 use node::{NodeReports, Registrations};
-use own::OwnCommits;
+use own::{LaterCommits, OwnCommits};
 use pipeline::Pipeline;
 use publish::Publishes;
 use saga::SagaWrites;
@@ -132,7 +132,7 @@ impl Store {
         let publishes = Pipeline::start(publishes, options.write_deadline);
         let sagas = SagaWrites {
             db: db.clone(),
-            own: own.clone(),
+            own: LaterCommits::new(own.clone()),
         };
         let sagas = Pipeline::start(sagas, options.write_deadline);
         let drift_records = Pipeline::start(Records { db: db.clone() }, options.write_deadline);

@@ -4,7 +4,7 @@
 //! already. So commits whose revisions come back with their answers are told here. What is told carries the mark of the revision
 //! before it: a follower that stands there with that mark knows that its history goes on; any other reads the log.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sqlx::FromRow;
 use steadfast_types::{Mark, Revision, Timestamp};
@@ -58,6 +58,14 @@ pub(crate) struct OwnCommits {
     followers: broadcast::Sender<Arc<OwnCommit>>,
 }
 
+/// The same later: what was committed is kept until [`LaterCommits::tell_now`]. Those who are told are ready to run at once, and so
+/// in the way of a writer whose next write waits for nothing but this one.
+#[derive(Debug)]
+pub(crate) struct LaterCommits {
+    own: OwnCommits,
+    kept: Mutex<Vec<OwnCommit>>,
+}
+
 // === impl Tail ===
 
 impl Tail {
@@ -94,8 +102,19 @@ impl OwnCommits {
         tail: Tail,
         revisions: impl IntoIterator<Item = (Mark, &'a str, Vec<Change>)>,
     ) {
+        if let Some(told) = self.told(tail, revisions) {
+            self.send(told);
+        }
+    }
+
+    /// What there is to tell; nothing if nobody follows.
+    fn told<'a>(
+        &self,
+        tail: Tail,
+        revisions: impl IntoIterator<Item = (Mark, &'a str, Vec<Change>)>,
+    ) -> Option<OwnCommit> {
         if self.followers.receiver_count() == 0 {
-            return;
+            return None;
         }
         let numbered = (tail.head.0 + 1..).zip(revisions);
         let entries = numbered.map(|(revision, (mark, origin, changes))| Entry {
@@ -105,10 +124,10 @@ impl OwnCommits {
             time: tail.time,
             changes,
         });
-        self.send(OwnCommit::Told(Appended {
+        Some(OwnCommit::Told(Appended {
             after: tail.mark,
             entries: entries.collect(),
-        }));
+        }))
     }
 
     /// The same for changes as the log has them.
@@ -134,6 +153,44 @@ impl OwnCommits {
     fn send(&self, commit: OwnCommit) {
         // Without followers there is nobody to tell.
         drop(self.followers.send(Arc::new(commit)));
+    }
+}
+
+// === impl LaterCommits ===
+
+impl LaterCommits {
+    pub(crate) fn new(own: OwnCommits) -> Self {
+        Self {
+            own,
+            kept: Mutex::default(),
+        }
+    }
+
+    /// Keeps the news of one revision.
+    pub(crate) fn tell(&self, tail: Tail, mark: Mark, changes: Vec<Change>) {
+        let told = self.own.told(tail, [(mark, "", changes)]);
+        self.with(|kept| kept.extend(told));
+    }
+
+    /// Keeps that something was appended, or may have been.
+    pub(crate) fn untold(&self) {
+        self.with(|kept| kept.push(OwnCommit::Untold));
+    }
+
+    /// Whether there is something to tell.
+    pub(crate) fn has_news(&self) -> bool {
+        self.with(|kept| !kept.is_empty())
+    }
+
+    /// Tells it, in its order.
+    pub(crate) fn tell_now(&self) {
+        for commit in self.with(std::mem::take) {
+            self.own.send(commit);
+        }
+    }
+
+    fn with<T>(&self, with: impl FnOnce(&mut Vec<OwnCommit>) -> T) -> T {
+        with(&mut self.kept.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -67,6 +67,14 @@ pub(crate) trait Kind: Send + Sync + 'static {
         &self,
         inputs: &[Arc<Self::Input>],
     ) -> impl Future<Output = Result<Vec<Result<Self::Output, Error>>, Error>> + Send;
+
+    /// Whether batches that have ended left something to tell to others than their writers.
+    fn has_news(&self) -> bool {
+        false
+    }
+
+    /// Tells it. That is put off until the next transaction is on its way, or nothing else is ready to run.
+    fn tell_news(&self) {}
 }
 
 type Reply<K> = oneshot::Sender<Result<<K as Kind>::Output, Error>>;
@@ -136,7 +144,17 @@ async fn run<K: Kind>(kind: K, mut jobs: mpsc::Receiver<Job<K>>, deadline: Durat
     loop {
         let mut is_alone = false;
         if under_way.is_empty() && waiting.is_empty() {
-            if !is_open || jobs.recv_many(&mut waiting, BATCH).await == 0 {
+            let taken = tokio::select! {
+                biased;
+                taken = jobs.recv_many(&mut waiting, BATCH), if is_open => taken,
+                () = tokio::task::yield_now(), if kind.has_news() => {
+                    kind.tell_news();
+                    continue;
+                }
+                else => 0,
+            };
+            if taken == 0 {
+                kind.tell_news();
                 return;
             }
             is_alone = last_size <= 1 && waiting.len() == 1;
@@ -146,6 +164,7 @@ async fn run<K: Kind>(kind: K, mut jobs: mpsc::Receiver<Job<K>>, deadline: Durat
         }
         if under_way.is_empty() || (under_way.len() < lanes && waiting.len() >= LANE) {
             if !is_alone {
+                kind.tell_news();
                 gather(&mut jobs, &mut waiting).await;
             }
             let (batch, rest) = select::<K>(waiting, &mut busy);
@@ -162,6 +181,7 @@ async fn run<K: Kind>(kind: K, mut jobs: mpsc::Receiver<Job<K>>, deadline: Durat
         let may_begin = is_open && under_way.len() < lanes && waiting.len() < BATCH;
         let limit = BATCH.saturating_sub(waiting.len());
         tokio::select! {
+            biased;
             Some(settled) = under_way.next() => {
                 for key in settled.keys {
                     busy.remove(&key);
@@ -176,6 +196,8 @@ async fn run<K: Kind>(kind: K, mut jobs: mpsc::Receiver<Job<K>>, deadline: Durat
                 }
             }
             taken = jobs.recv_many(&mut waiting, limit), if may_begin => is_open = taken > 0,
+            // What is under way was sent.
+            () = std::future::ready(()), if kind.has_news() => kind.tell_news(),
         }
     }
 }

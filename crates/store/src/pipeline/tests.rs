@@ -2,7 +2,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use futures::FutureExt as _;
@@ -19,6 +22,16 @@ struct Scripted {
     asked: Mutex<Vec<Vec<usize>>>,
     begun: Notify,
     go: Notify,
+    /// Each transaction that was begun, by its writes, and each time that something was told, by its number of transactions.
+    course: Mutex<Vec<Course>>,
+    /// Transactions that were not told yet.
+    untold: AtomicUsize,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Course {
+    Begun(Vec<usize>),
+    Told(usize),
 }
 
 impl Kind for Arc<Scripted> {
@@ -41,9 +54,10 @@ impl Kind for Arc<Scripted> {
     }
 
     async fn commit(&self, inputs: &[Arc<usize>]) -> Result<Vec<Result<usize, Error>>, Error> {
+        let inputs: Vec<usize> = inputs.iter().map(|input| **input).collect();
+        self.went(Course::Begun(inputs.clone()));
         self.begun.notify_one();
         self.go.notified().await;
-        let inputs: Vec<usize> = inputs.iter().map(|input| **input).collect();
         let lock = |poisoned: PoisonError<_>| poisoned.into_inner();
         self.asked.lock().unwrap_or_else(lock).push(inputs.clone());
         let answer = self
@@ -56,8 +70,34 @@ impl Kind for Arc<Scripted> {
                 self.go.notify_one();
                 Err(error)
             }
-            None => Ok(inputs.into_iter().map(Ok).collect()),
+            None => {
+                self.untold.fetch_add(1, Ordering::Relaxed);
+                Ok(inputs.into_iter().map(Ok).collect())
+            }
         }
+    }
+
+    fn has_news(&self) -> bool {
+        self.untold.load(Ordering::Relaxed) > 0
+    }
+
+    fn tell_news(&self) {
+        match self.untold.swap(0, Ordering::Relaxed) {
+            0 => {}
+            count => self.went(Course::Told(count)),
+        }
+    }
+}
+
+impl Scripted {
+    fn went(&self, event: Course) {
+        let course = self.course.lock();
+        course.unwrap_or_else(PoisonError::into_inner).push(event);
+    }
+
+    fn course(&self) -> Vec<Course> {
+        let course = self.course.lock();
+        course.unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -195,6 +235,84 @@ async fn after_writers_that_came_together_the_next_lets_others_come_along() {
     assert!(call.await.is_ok() && other.await.expect("it did not panic").is_ok());
     let asked = kind.asked.lock().unwrap_or_else(PoisonError::into_inner);
     assert_eq!(*asked, [vec![1, 2], vec![3, 4]]);
+}
+
+#[tokio::test]
+async fn a_writer_whose_next_write_follows_at_once_is_not_kept_waiting_by_the_news() {
+    let kind = scripted([]);
+    let pipeline = Arc::new(Pipeline::start(Arc::clone(&kind), Duration::from_secs(5)));
+    let writer = tokio::spawn({
+        let pipeline = Arc::clone(&pipeline);
+        async move {
+            for input in 1..=3 {
+                pipeline.submit(input).await?;
+            }
+            Ok::<(), Error>(())
+        }
+    });
+    for _ in 1..=3 {
+        kind.begun.notified().await;
+        kind.go.notify_one();
+    }
+    writer.await.expect("it did not panic").expect("committed");
+    // Nothing else is ready now.
+    while kind.has_news() {
+        tokio::task::yield_now().await;
+    }
+    let begun = |input| Course::Begun(vec![input]);
+    let told = Course::Told(1);
+    assert_eq!(
+        kind.course(),
+        [
+            begun(1),
+            begun(2),
+            told.clone(),
+            begun(3),
+            told.clone(),
+            told
+        ]
+    );
+}
+
+#[tokio::test]
+async fn writers_that_come_together_are_told_of_before_others_may_come_along() {
+    let kind = scripted([]);
+    let pipeline = Pipeline::start(Arc::clone(&kind), Duration::from_secs(5));
+    kind.go.notify_one();
+    let calls = [1, 2].map(|input| submit_now(&pipeline, input));
+    kind.begun.notified().await;
+    let waiting = submit_now(&pipeline, 3);
+    assert!(futures::future::try_join_all(calls).await.is_ok());
+    kind.go.notify_one();
+    assert!(waiting.await.is_ok());
+    let course = kind.course();
+    assert_eq!(
+        course[..3],
+        [
+            Course::Begun(vec![1, 2]),
+            Course::Told(1),
+            Course::Begun(vec![3])
+        ]
+    );
+}
+
+#[tokio::test]
+async fn the_last_news_is_told_before_the_committer_ends() {
+    let kind = scripted([]);
+    let pipeline = Pipeline::start(Arc::clone(&kind), Duration::from_secs(5));
+    let call = submit_now(&pipeline, 1);
+    kind.begun.notified().await;
+    drop(call);
+    drop(pipeline);
+    kind.go.notify_one();
+    let ended = async {
+        while Arc::strong_count(&kind) > 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let ended = tokio::time::timeout(Duration::from_secs(5), ended).await;
+    assert!(ended.is_ok(), "the committer goes on");
+    assert_eq!(kind.course(), [Course::Begun(vec![1]), Course::Told(1)]);
 }
 
 #[tokio::test]

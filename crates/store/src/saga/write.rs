@@ -17,7 +17,7 @@ use crate::{
     Change, Error,
     engine::{Db, Tx, statements},
     log,
-    own::{OwnCommits, Tail},
+    own::{LaterCommits, Tail},
     pipeline::Kind,
 };
 
@@ -47,8 +47,8 @@ pub(crate) enum SagaWritten {
 /// Commits batches of them.
 pub(crate) struct SagaWrites {
     pub(crate) db: Db,
-    /// Who is told.
-    pub(crate) own: OwnCommits,
+    /// Who is told, once the next transaction is on its way: a saga's next step waits for this one.
+    pub(crate) own: LaterCommits,
 }
 
 /// A batch by what it is of, each in its order.
@@ -112,6 +112,14 @@ impl Kind for SagaWrites {
                 pending.transition.machine.len() + pending.transition.records.len() + 256
             }
         }
+    }
+
+    fn has_news(&self) -> bool {
+        self.own.has_news()
+    }
+
+    fn tell_news(&self) {
+        self.own.tell_now();
     }
 
     async fn commit(
@@ -178,7 +186,7 @@ impl SagaWrites {
             _ => None,
         };
         if let Some(tail) = alone {
-            self.own.tell(tail, [(log.mark, "", log.changes)]);
+            self.own.tell(tail, log.mark, log.changes);
             return Ok(batch.whole(tail.time));
         }
         // What is larger than the common case, or rarer, is boxed, so that the common case is not moved about with room for it.
@@ -195,7 +203,7 @@ impl SagaWrites {
         ] = rows[..]
         {
             match Tail::of(head, head_mark, Some(at_us)) {
-                Some(tail) => self.own.tell(tail, [(log.mark, "", log.changes)]),
+                Some(tail) => self.own.tell(tail, log.mark, log.changes),
                 None => self.own.untold(),
             }
             return Ok(batch.whole(Timestamp(at_us)));
@@ -342,7 +350,7 @@ impl SagaWrites {
         let (mark, tail) = log::append_told(&mut tx, &changes).await?;
         tx.commit().await?;
         match tail {
-            Some(tail) => self.own.tell(tail, [(mark, "", changes)]),
+            Some(tail) => self.own.tell(tail, mark, changes),
             None => self.own.untold(),
         }
         Ok(())
