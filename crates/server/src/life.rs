@@ -452,6 +452,7 @@ fn store_options(config: &Config) -> StoreOptions {
         idle_in_transaction_timeout: database.idle_in_transaction_timeout,
         lock_timeout: database.lock_timeout,
         statement_timeout: database.statement_timeout,
+        busy_wait: database.busy_wait,
         listen_test_interval: config.watch.listen_test_interval,
         ..StoreOptions::default()
     }

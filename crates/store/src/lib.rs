@@ -133,6 +133,7 @@ impl Store {
         let sagas = SagaWrites {
             db: db.clone(),
             own: LaterCommits::new(own.clone()),
+            busy_wait: options.busy_wait_here(),
         };
         let sagas = Pipeline::start(sagas, options.write_deadline);
         let drift_records = Pipeline::start(Records { db: db.clone() }, options.write_deadline);

@@ -1,6 +1,6 @@
 //! What the store needs to know before it opens a database.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, num::NonZero, path::PathBuf, time::Duration};
 
 /// Which database it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +30,10 @@ pub struct Options {
     pub statement_timeout: Duration,
     /// How long a batched write is tried again before its callers are told that the database is unavailable.
     pub write_deadline: Duration,
+    /// How long the committer of sagas stays awake for the answer to a commit that came alone, if such answers come within that: a
+    /// sleeping thread is woken late, and a saga's next step waits for it. Zero sleeps at once, and so does a program that has less
+    /// than two processors.
+    pub busy_wait: Duration,
     /// How often the connection that listens for other replicas is tested: one whose other end vanished would never tell.
     pub listen_test_interval: Duration,
     /// What goes wrong.
@@ -58,6 +62,19 @@ impl fmt::Display for Engine {
 
 // === impl Options ===
 
+impl Options {
+    /// [`Options::busy_wait`], unless that would take the one processor from whoever is waited for. A limit that a container has
+    /// counts.
+    pub(crate) fn busy_wait_here(&self) -> Duration {
+        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+        if processors < 2 {
+            Duration::ZERO
+        } else {
+            self.busy_wait
+        }
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self {
@@ -69,6 +86,7 @@ impl Default for Options {
             lock_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(30),
             write_deadline: Duration::from_secs(5),
+            busy_wait: Duration::from_micros(500),
             listen_test_interval: Duration::from_secs(30),
             #[cfg(feature = "faults")]
             faults: crate::fault::Faults::default(),

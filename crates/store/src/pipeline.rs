@@ -68,6 +68,11 @@ pub(crate) trait Kind: Send + Sync + 'static {
         inputs: &[Arc<Self::Input>],
     ) -> impl Future<Output = Result<Vec<Result<Self::Output, Error>>, Error>> + Send;
 
+    /// How long to stay awake for the answer to a write that came alone, if such answers come within that.
+    fn busy_wait(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// Whether batches that have ended left something to tell to others than their writers.
     fn has_news(&self) -> bool {
         false
@@ -92,6 +97,8 @@ struct Settled {
     keys: Vec<String>,
     /// The database turned out to be away: what to tell those that were not sent yet.
     away: Option<Error>,
+    /// How long it took, if it was a write that came alone.
+    alone_for: Option<Duration>,
 }
 
 /// The entrance to one kind's committer. The committer ends when all entrances are dropped.
@@ -141,6 +148,8 @@ async fn run<K: Kind>(kind: K, mut jobs: mpsc::Receiver<Job<K>>, deadline: Durat
     let mut under_way = FuturesUnordered::new();
     let mut busy = HashSet::new();
     let mut last_size = 0;
+    // As long as the last write that came alone took.
+    let mut alone_for = Duration::ZERO;
     loop {
         let mut is_alone = false;
         if under_way.is_empty() && waiting.is_empty() {
@@ -173,7 +182,14 @@ async fn run<K: Kind>(kind: K, mut jobs: mpsc::Receiver<Job<K>>, deadline: Durat
                 last_size = batch.len();
                 metrics::histogram!(crate::metric::BATCH_SIZE, "kind" => K::NAME)
                     .record(batch.len() as f64);
-                under_way.push(settle(kind, batch, Instant::now() + deadline));
+                let awake = is_alone.then(|| kind.busy_wait()).map(|longest| {
+                    if alone_for < longest {
+                        longest
+                    } else {
+                        Duration::ZERO
+                    }
+                });
+                under_way.push(settle(kind, batch, Instant::now() + deadline, awake));
             } else if under_way.is_empty() {
                 continue;
             }
@@ -186,6 +202,7 @@ async fn run<K: Kind>(kind: K, mut jobs: mpsc::Receiver<Job<K>>, deadline: Durat
                 for key in settled.keys {
                     busy.remove(&key);
                 }
+                alone_for = settled.alone_for.unwrap_or(alone_for);
                 if let Some(away) = settled.away {
                     while let Ok(job) = jobs.try_recv() {
                         waiting.push(job);
@@ -245,8 +262,14 @@ fn select<K: Kind>(waiting: Vec<Job<K>>, busy: &mut HashSet<String>) -> (Vec<Job
     (batch, rest)
 }
 
-/// Brings every write of the batch to an outcome.
-async fn settle<K: Kind>(kind: &K, batch: Vec<Job<K>>, deadline: Instant) -> Settled {
+/// Brings every write of the batch to an outcome. `awake` is for a write that came alone: how long not to sleep.
+async fn settle<K: Kind>(
+    kind: &K,
+    batch: Vec<Job<K>>,
+    deadline: Instant,
+    awake: Option<Duration>,
+) -> Settled {
+    let began = std::time::Instant::now();
     let keys = batch.iter().filter_map(|job| K::conflict_key(&job.input));
     let (keys, mut away) = (keys.collect(), None);
     // Once an answer was lost, a later refusal no longer means that nothing was written.
@@ -254,7 +277,8 @@ async fn settle<K: Kind>(kind: &K, batch: Vec<Job<K>>, deadline: Instant) -> Set
     let mut stack = vec![batch];
     while let Some(batch) = stack.pop() {
         let inputs: Vec<_> = batch.iter().map(|job| Arc::clone(&job.input)).collect();
-        match commit(kind, &inputs, deadline, &mut unknown).await {
+        let committing = commit(kind, &inputs, deadline, &mut unknown);
+        match attended(committing, awake.unwrap_or_default()).await {
             Ok(outcomes) => {
                 for (job, outcome) in batch.into_iter().zip(outcomes) {
                     // A caller that went away does not need its outcome.
@@ -280,7 +304,31 @@ async fn settle<K: Kind>(kind: &K, batch: Vec<Job<K>>, deadline: Instant) -> Set
             }
         }
     }
-    Settled { keys, away }
+    Settled {
+        keys,
+        away,
+        alone_for: awake.map(|_| began.elapsed()),
+    }
+}
+
+/// Waits, for so long without letting the thread sleep. Whatever else is ready to run goes first.
+async fn attended<T>(waited: impl Future<Output = T>, awake: Duration) -> T {
+    if awake.is_zero() {
+        return waited.await;
+    }
+    let mut waited = std::pin::pin!(waited);
+    let began = std::time::Instant::now();
+    let attention = async {
+        while began.elapsed() < awake {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        done = &mut waited => return done,
+        () = attention => {}
+    }
+    waited.await
 }
 
 /// Commits, trying again while that can help.

@@ -25,6 +25,8 @@ pub struct Database {
     pub statement_timeout: Duration,
     /// The longest wait for a connection.
     pub connect_timeout: Duration,
+    /// How long a saga's commit is waited for without sleeping.
+    pub busy_wait: Duration,
 }
 
 /// Where callers reach the server.
@@ -200,6 +202,7 @@ impl Database {
             statement_timeout: reader
                 .milliseconds("database.statement_timeout_ms", 100..=10 * MINUTE_MS),
             connect_timeout: reader.milliseconds("database.connect_timeout_ms", 100..=MINUTE_MS),
+            busy_wait: Duration::from_micros(reader.integer("database.busy_wait_us", 0..=10_000)),
         }
     }
 }

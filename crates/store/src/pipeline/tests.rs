@@ -26,6 +26,7 @@ struct Scripted {
     course: Mutex<Vec<Course>>,
     /// Transactions that were not told yet.
     untold: AtomicUsize,
+    busy_wait: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -75,6 +76,10 @@ impl Kind for Arc<Scripted> {
                 Ok(inputs.into_iter().map(Ok).collect())
             }
         }
+    }
+
+    fn busy_wait(&self) -> Duration {
+        self.busy_wait
     }
 
     fn has_news(&self) -> bool {
@@ -313,6 +318,56 @@ async fn the_last_news_is_told_before_the_committer_ends() {
     let ended = tokio::time::timeout(Duration::from_secs(5), ended).await;
     assert!(ended.is_ok(), "the committer goes on");
     assert_eq!(kind.course(), [Course::Begun(vec![1]), Course::Told(1)]);
+}
+
+/// How often the thread slept while each of these writes was waited for, which come alone and take so long.
+fn sleeps(busy_wait: Duration, takes: &[Duration]) -> Vec<usize> {
+    let sleeps = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&sleeps);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .on_thread_park(move || {
+            counter.fetch_add(1, Ordering::Relaxed);
+        })
+        .build()
+        .expect("a runtime");
+    let kind = Arc::new(Scripted {
+        busy_wait,
+        ..Scripted::default()
+    });
+    runtime.block_on(async {
+        let pipeline = Pipeline::start(Arc::clone(&kind), Duration::from_secs(60));
+        let mut seen = Vec::new();
+        for takes in takes.iter().copied() {
+            let call = submit_now(&pipeline, 1);
+            kind.begun.notified().await;
+            let before = sleeps.load(Ordering::Relaxed);
+            let answer = Arc::clone(&kind);
+            let database = std::thread::spawn(move || {
+                std::thread::park_timeout(takes);
+                answer.go.notify_one();
+            });
+            assert!(call.await.is_ok());
+            seen.push(sleeps.load(Ordering::Relaxed) - before);
+            database.join().expect("it did not panic");
+        }
+        seen
+    })
+}
+
+#[test]
+fn a_write_that_comes_alone_is_waited_for_without_sleeping_as_long_as_answers_come_soon() {
+    let (soon, longest) = (Duration::from_millis(5), Duration::from_secs(1));
+    let late = longest + soon;
+    assert_eq!(sleeps(longest, &[soon, soon]), [0, 0]);
+    let asleep = sleeps(Duration::ZERO, &[soon, soon]);
+    assert!(asleep.iter().all(|sleeps| *sleeps > 0), "{asleep:?}");
+    // The first is given up; the second shows that answers come soon again.
+    let after_late = sleeps(longest, &[late, soon, soon]);
+    assert!(
+        after_late[..2].iter().all(|sleeps| *sleeps > 0) && after_late[2] == 0,
+        "{after_late:?}"
+    );
 }
 
 #[tokio::test]

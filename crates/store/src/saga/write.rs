@@ -3,7 +3,7 @@
 //! Both are under way all the time when sagas come and go, and each transaction holds the lock of the log until it is on disk: in
 //! batches of their own they would wait for each other.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use sqlx::FromRow;
 use steadfast_types::{Mark, Timestamp};
@@ -49,6 +49,8 @@ pub(crate) struct SagaWrites {
     pub(crate) db: Db,
     /// Who is told, once the next transaction is on its way: a saga's next step waits for this one.
     pub(crate) own: LaterCommits,
+    /// See [`crate::Options::busy_wait`].
+    pub(crate) busy_wait: Duration,
 }
 
 /// A batch by what it is of, each in its order.
@@ -112,6 +114,10 @@ impl Kind for SagaWrites {
                 pending.transition.machine.len() + pending.transition.records.len() + 256
             }
         }
+    }
+
+    fn busy_wait(&self) -> Duration {
+        self.busy_wait
     }
 
     fn has_news(&self) -> bool {
