@@ -35,11 +35,25 @@ pub(crate) fn facts() -> Map<String, Value> {
         "kernel".to_owned(),
         json!(file("/proc/sys/kernel/osrelease").trim()),
     );
+    facts.insert("idle".to_owned(), idle(&file));
     facts.insert(
         "load_average_before".to_owned(),
         json!(load(&file("/proc/loadavg"))),
     );
     facts
+}
+
+/// What decides how long a processor that sleeps takes to wake up: it is most of what a hand-over costs.
+fn idle(file: &impl Fn(&str) -> String) -> Value {
+    let word = |path: &str| match file(path).trim() {
+        "" => "none".to_owned(),
+        word => word.to_owned(),
+    };
+    json!({
+        "driver": word("/sys/devices/system/cpu/cpuidle/current_driver"),
+        "guest_halt_poll_ns": word("/sys/module/haltpoll/parameters/guest_halt_poll_ns"),
+        "cpu_dma_latency_may_be_set": File::options().write(true).open("/dev/cpu_dma_latency").is_ok(),
+    })
 }
 
 /// How often the disk below a directory takes a block and makes it durable, one after the other.

@@ -453,6 +453,7 @@ fn store_options(config: &Config) -> StoreOptions {
         lock_timeout: database.lock_timeout,
         statement_timeout: database.statement_timeout,
         busy_wait: database.busy_wait,
+        cpu_latency_qos: database.cpu_latency_qos,
         listen_test_interval: config.watch.listen_test_interval,
         ..StoreOptions::default()
     }

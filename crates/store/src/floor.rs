@@ -5,7 +5,7 @@
 //! through the one writer. The rows hold what a row of the change log holds, with fewer indexes, so that a floor is never
 //! slower than it has to be. Behind the feature `floors`, and no part of the server.
 
-use std::fs::File;
+use std::{fs::File, sync::Arc};
 
 use sqlx::FromRow;
 use steadfast_types::{Mark, Timestamp};
@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::{
     Change, Engine, Error, Options,
+    cpu_latency::CpuLatency,
     engine::{self, Db, Sql},
     log::encode_changes,
 };
@@ -182,8 +183,9 @@ pub enum FloorKind {
 #[derive(Debug, Clone)]
 pub struct Floor {
     db: Db,
+    cpu_latency: Arc<CpuLatency>,
     /// Held, not read: it keeps a second program off the same SQLite file.
-    _lock: Option<std::sync::Arc<File>>,
+    _lock: Option<Arc<File>>,
 }
 
 #[derive(FromRow)]
@@ -208,7 +210,8 @@ impl Floor {
         let (db, lock) = engine::open(options).await?;
         Ok(Self {
             db,
-            _lock: lock.map(std::sync::Arc::new),
+            cpu_latency: CpuLatency::new(options.cpu_latency_qos),
+            _lock: lock.map(Arc::new),
         })
     }
 
@@ -287,6 +290,16 @@ impl Floor {
         Ok(())
     }
 
+    /// Moves the first one step on, for a caller that does so again and again: processors are kept from sleeping as the store keeps
+    /// them, so that what is left between the two is the engine.
+    ///
+    /// # Errors
+    /// As [`Floor::step_sagas`].
+    pub async fn step_alone(&self, machine: &str) -> Result<(), Error> {
+        self.cpu_latency.came_alone();
+        self.step_sagas(&[1], machine).await
+    }
+
     /// Reads both documents of all resources of a server's own database, in pages of this many, and returns how many resources
     /// there are.
     ///
@@ -361,6 +374,7 @@ mod tests {
     async fn every_kind_commits_one_row_per_call() {
         for fixture in both().await {
             let floor = Floor {
+                cpu_latency: CpuLatency::new(false),
                 db: fixture.store.db().clone(),
                 _lock: None,
             };

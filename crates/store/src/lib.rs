@@ -7,6 +7,7 @@
 
 mod bundle;
 mod compact;
+mod cpu_latency;
 mod drift;
 mod engine;
 mod error;
@@ -86,6 +87,7 @@ pub use schema::{SchemaBlob, SchemaRow, SchemaWrite};
 pub use source::{ListingRow, PackageRemoval, SourceNameRow};
 pub use wake::{NodeNews, Wakeups};
 
+use cpu_latency::CpuLatency;
 use drift::{Records, Reports};
 use engine::Db;
 use node::{NodeReports, Registrations};
@@ -134,6 +136,7 @@ impl Store {
             db: db.clone(),
             own: LaterCommits::new(own.clone()),
             busy_wait: options.busy_wait_here(),
+            cpu_latency: CpuLatency::new(options.cpu_latency_qos),
         };
         let sagas = Pipeline::start(sagas, options.write_deadline);
         let drift_records = Pipeline::start(Records { db: db.clone() }, options.write_deadline);

@@ -34,6 +34,9 @@ pub struct Options {
     /// sleeping thread is woken late, and a saga's next step waits for it. Zero sleeps at once, and so does a program that has less
     /// than two processors.
     pub busy_wait: Duration,
+    /// Whether Linux is asked to keep processors from sleeping while commits of sagas come alone, one soon after another. Where this
+    /// user may not ask for it, nothing is done.
+    pub cpu_latency_qos: bool,
     /// How often the connection that listens for other replicas is tested: one whose other end vanished would never tell.
     pub listen_test_interval: Duration,
     /// What goes wrong.
@@ -87,6 +90,7 @@ impl Default for Options {
             statement_timeout: Duration::from_secs(30),
             write_deadline: Duration::from_secs(5),
             busy_wait: Duration::from_micros(500),
+            cpu_latency_qos: true,
             listen_test_interval: Duration::from_secs(30),
             #[cfg(feature = "faults")]
             faults: crate::fault::Faults::default(),

@@ -73,6 +73,9 @@ pub(crate) trait Kind: Send + Sync + 'static {
         Duration::ZERO
     }
 
+    /// A write came alone, after one that was alone, and is about to be sent.
+    fn came_alone(&self) {}
+
     /// Whether batches that have ended left something to tell to others than their writers.
     fn has_news(&self) -> bool {
         false
@@ -172,7 +175,9 @@ async fn run<K: Kind>(kind: K, mut jobs: mpsc::Receiver<Job<K>>, deadline: Durat
             take_ready(&mut jobs, &mut waiting);
         }
         if under_way.is_empty() || (under_way.len() < lanes && waiting.len() >= LANE) {
-            if !is_alone {
+            if is_alone {
+                kind.came_alone();
+            } else {
                 kind.tell_news();
                 gather(&mut jobs, &mut waiting).await;
             }

@@ -27,6 +27,8 @@ pub struct Database {
     pub connect_timeout: Duration,
     /// How long a saga's commit is waited for without sleeping.
     pub busy_wait: Duration,
+    /// Whether processors are kept from sleeping meanwhile.
+    pub cpu_latency_qos: bool,
 }
 
 /// Where callers reach the server.
@@ -203,6 +205,7 @@ impl Database {
                 .milliseconds("database.statement_timeout_ms", 100..=10 * MINUTE_MS),
             connect_timeout: reader.milliseconds("database.connect_timeout_ms", 100..=MINUTE_MS),
             busy_wait: Duration::from_micros(reader.integer("database.busy_wait_us", 0..=10_000)),
+            cpu_latency_qos: reader.boolean("database.cpu_latency_qos"),
         }
     }
 }

@@ -27,6 +27,8 @@ struct Scripted {
     /// Transactions that were not told yet.
     untold: AtomicUsize,
     busy_wait: Duration,
+    /// Writes that came alone.
+    alone: AtomicUsize,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -80,6 +82,10 @@ impl Kind for Arc<Scripted> {
 
     fn busy_wait(&self) -> Duration {
         self.busy_wait
+    }
+
+    fn came_alone(&self) {
+        self.alone.fetch_add(1, Ordering::Relaxed);
     }
 
     fn has_news(&self) -> bool {
@@ -368,6 +374,27 @@ fn a_write_that_comes_alone_is_waited_for_without_sleeping_as_long_as_answers_co
         after_late[..2].iter().all(|sleeps| *sleeps > 0) && after_late[2] == 0,
         "{after_late:?}"
     );
+}
+
+#[tokio::test]
+async fn only_writes_that_come_alone_count_as_such() {
+    let kind = scripted([]);
+    let pipeline = Pipeline::start(Arc::clone(&kind), Duration::from_secs(5));
+    let alone = || kind.alone.load(Ordering::Relaxed);
+    for write in 1..=3 {
+        kind.go.notify_one();
+        assert!(submit_now(&pipeline, write).await.is_ok());
+        assert_eq!(alone(), write);
+    }
+    let together = [submit_now(&pipeline, 4), submit_now(&pipeline, 5)];
+    kind.go.notify_one();
+    for call in together {
+        assert!(call.await.is_ok());
+    }
+    // This one comes after two that came together: others may follow.
+    kind.go.notify_one();
+    assert!(submit_now(&pipeline, 6).await.is_ok());
+    assert_eq!(alone(), 3);
 }
 
 #[tokio::test]

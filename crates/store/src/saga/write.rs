@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     Change, Error,
+    cpu_latency::CpuLatency,
     engine::{Db, Tx, statements},
     log,
     own::{LaterCommits, Tail},
@@ -51,6 +52,8 @@ pub(crate) struct SagaWrites {
     pub(crate) own: LaterCommits,
     /// See [`crate::Options::busy_wait`].
     pub(crate) busy_wait: Duration,
+    /// Whom to tell of commits that come alone.
+    pub(crate) cpu_latency: Arc<CpuLatency>,
 }
 
 /// A batch by what it is of, each in its order.
@@ -118,6 +121,10 @@ impl Kind for SagaWrites {
 
     fn busy_wait(&self) -> Duration {
         self.busy_wait
+    }
+
+    fn came_alone(&self) {
+        self.cpu_latency.came_alone();
     }
 
     fn has_news(&self) -> bool {
