@@ -176,12 +176,6 @@ impl Actions {
         }
     }
 
-    /// Whether this program can carry the action out; only then may it take the saga.
-    #[must_use]
-    pub fn has(&self, action: &Action) -> bool {
-        matches!(action, Action::Wait(_)) || self.get(action).is_some()
-    }
-
     /// What definitions are checked against.
     #[must_use]
     pub fn known(&self) -> KnownActions {
@@ -206,6 +200,17 @@ impl fmt::Debug for Actions {
 // === impl KnownActions ===
 
 impl KnownActions {
+    /// Whether this program can carry the action out. What it cannot is left to a replica that can.
+    #[must_use]
+    pub fn has(&self, action: &Action) -> bool {
+        match action {
+            Action::Builtin { name, .. } => self.builtins.contains_key(name),
+            Action::Http(_) => self.http,
+            Action::Task { .. } => self.task,
+            Action::Wait(_) => true,
+        }
+    }
+
     /// Whether the action can be asked, long after, what became of an attempt: a builtin that says so of itself. Tasks and
     /// requests are other people's, and nobody is there to ask.
     #[must_use]
@@ -356,21 +361,25 @@ mod tests {
     #[test]
     fn the_registry_knows_what_it_was_given() {
         let actions = Actions::new();
-        assert!(actions.has(&builtin("noop")));
-        assert!(!actions.has(&builtin("nope")));
+        let known = actions.known();
+        assert!(known.has(&builtin("noop")));
+        assert!(!known.has(&builtin("nope")));
         let wait = Action::Wait(crate::Wait { duration_ms: 1 });
-        assert!(actions.has(&wait) && actions.get(&wait).is_none());
+        assert!(known.has(&wait) && actions.get(&wait).is_none());
+        let task = Action::Task {
+            task_type: "t".to_owned(),
+            input: Value::Null,
+        };
         let http = Action::Http(Http {
             method: "GET".to_owned(),
             url: "http://h/".to_owned(),
             headers: BTreeMap::new(),
             body: Value::Null,
         });
-        assert!(!actions.has(&http));
+        assert!(!known.has(&http) && !known.has(&task));
         let with = actions.with_http(Arc::new(Noop)).with_task(Arc::new(Noop));
-        assert!(with.has(&http));
         let known = with.known();
-        assert!(known.http && known.task);
+        assert!(known.has(&http) && known.has(&task));
         assert_eq!(known.builtins.get("noop"), Some(&false));
         let read: Http = serde_json::from_value(http.input()).expect("the rendered form");
         assert_eq!(Action::Http(read), http);

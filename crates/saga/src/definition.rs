@@ -7,6 +7,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use crate::Direction;
+
 /// Ordered steps under a name and version; immutable once created.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -166,6 +168,19 @@ pub enum OnUnknown {
     Reconcile,
     /// The saga stops for a person.
     Stop,
+}
+
+// === impl Step ===
+
+impl Step {
+    /// What it does in this direction, if anything.
+    pub(crate) fn action_in(&self, direction: Direction) -> Option<&Action> {
+        match (direction, &self.undo) {
+            (Direction::Forward, _) => Some(&self.action),
+            (Direction::Backward, Undo::By(action)) => Some(action),
+            (Direction::Backward, Undo::None) => None,
+        }
+    }
 }
 
 // === impl Retry ===

@@ -10,6 +10,7 @@ mod decide;
 mod error;
 mod executor;
 mod gauge;
+mod give_back;
 mod hand;
 mod held;
 mod plan;

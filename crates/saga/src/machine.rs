@@ -33,6 +33,9 @@ const PROBE_TRIES: u32 = 10;
 /// How often a probe must say "not done" before that is believed.
 const PROBE_NEGATIVES: u32 = 2;
 
+/// What is said of a step whose action the program that came to it does not have.
+const UNKNOWN_ACTION: &str = "UNKNOWN_ACTION";
+
 /// One event being applied.
 struct Applying<'a> {
     steps: &'a [Step],
@@ -370,13 +373,21 @@ impl Applying<'_> {
         self.effects.push(Effect::WakeAt(not_before));
     }
 
-    /// Records the intent, and asks for the attempt.
+    /// Records the intent, and asks for the attempt. What this program does not have waits for a replica that has it.
     fn run(&mut self, at: usize, attempt: u32) {
         let direction = self.saga.direction;
+        self.saga.at = Some(at);
+        if self.steps[at]
+            .action_in(direction)
+            .is_some_and(|action| !self.known.has(action))
+        {
+            let message = "it waits for a replica that has the action".to_owned();
+            self.saga.steps[at].error = Some((UNKNOWN_ACTION.to_owned(), message));
+            return self.wait(at, attempt - 1, self.now);
+        }
         let running = std::time::Duration::from_millis(self.steps[at].timeouts.running_ms);
         let deadline = self.now.plus(running);
         self.set_leg(at, Leg::Running { attempt, deadline });
-        self.saga.at = Some(at);
         self.records.push(Record::StepStarted {
             step: at,
             direction,

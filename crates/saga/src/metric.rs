@@ -14,3 +14,5 @@ pub const ATTEMPTS: &str = "steadfast_saga_attempts_total";
 pub const ATTEMPT_SECONDS: &str = "steadfast_saga_attempt_seconds";
 /// Sagas taken over from replicas that were lost.
 pub const TAKEN_OVER: &str = "steadfast_sagas_taken_over_total";
+/// Times that a saga was left to another replica, because this one does not have its next action.
+pub const PASSED_ON: &str = "steadfast_sagas_passed_on_total";

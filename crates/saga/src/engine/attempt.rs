@@ -4,11 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{
-    DOCUMENT_BYTES, Engine, NAME_BYTES,
-    hand::{InHand, action_of},
-    stored,
-};
+use super::{DOCUMENT_BYTES, Engine, NAME_BYTES, hand::InHand, stored};
 use crate::{
     Action, Attempt, Direction, Effect, Event, Outcome, Probed, metric,
     template::{Scope, render},
@@ -45,7 +41,7 @@ impl InHand {
             _ => return Err(Outcome::invalid_input("not an attempt".to_owned())),
         };
         let step = &self.steps[at];
-        let Some(action) = action_of(step, direction) else {
+        let Some(action) = step.action_in(direction) else {
             return Err(Outcome::invalid_input("the step has no undo".to_owned()));
         };
         let null = Value::Null;

@@ -8,7 +8,7 @@ use steadfast_types::Backoff;
 
 use super::{
     Engine, Error, Life,
-    hand::{Disposition, InHand, action_of, is_work},
+    hand::{Disposition, InHand, is_work},
     held::Held,
     rest::Rested,
     stored,
@@ -69,7 +69,7 @@ impl Engine {
                             step, direction, ..
                         },
                     ) if !matches!(
-                        action_of(&hand.steps[*step], *direction),
+                        hand.steps[*step].action_in(*direction),
                         Some(Action::Wait(_))
                     ) =>
                     {

@@ -8,7 +8,7 @@ use steadfast_types::Timestamp;
 use super::{
     Engine, Error,
     carry::{new_outputs, told},
-    hand::{Disposition, InHand, action_of, is_work},
+    hand::{Disposition, InHand, is_work},
     stored,
 };
 use crate::{Action, Effect, Event, Leg, Outcome, Saga, State, Step, Transition};
@@ -93,7 +93,7 @@ impl Engine {
             return Ok(());
         };
         let saga = &transition.saga;
-        let timer = matches!(action_of(&steps[at], saga.direction), Some(Action::Wait(_)));
+        let timer = matches!(steps[at].action_in(saga.direction), Some(Action::Wait(_)));
         if !timer || saga.state.has_ended() {
             return Ok(());
         }

@@ -268,6 +268,14 @@ async fn take_one(engine: &Engine, row: &SagaRow, hand: InHand, lost: bool) {
         hand.event_when_claimed()
     };
     match event {
+        // The machine would let it wait, and record that each time.
+        Some(Event::Begin | Event::Due)
+            if hand
+                .needs()
+                .is_some_and(|action| !engine.inner.known.has(action)) =>
+        {
+            engine.pass_on(row).await;
+        }
         Some(event) => engine.carry_on_event(hand, event),
         None if hand.saga.state.has_ended() => {}
         None => {
@@ -374,38 +382,4 @@ async fn forget(engine: &Engine, executor: ReplicaId) -> Result<(), StoreError> 
         store.renew_lease(&lease).await?;
     }
     store.release_lease(&lease).await
-}
-
-impl Engine {
-    /// Gives back a saga that needs nobody, and lets go of its key if it has ended.
-    async fn let_go(&self, row: &SagaRow) {
-        let given_back = self
-            .inner
-            .store
-            .steer_saga(&row.id, |row| {
-                let ended = row.ended_us.is_some();
-                Ok::<_, Error>(steadfast_store::SteerWrite {
-                    owner: String::new(),
-                    wake_us: None,
-                    state: row.state.clone(),
-                    machine: row.machine.clone(),
-                    records: "{\"records\":[]}".to_owned(),
-                    ended,
-                    release: ended,
-                    begin: false,
-                    deadline_done: false,
-                    crashes: row.crashes,
-                    actor: String::new(),
-                    reason: String::new(),
-                })
-            })
-            .await;
-        if let Err(error) = given_back {
-            tracing::warn!(
-                saga = row.id,
-                error = &error as &dyn std::error::Error,
-                "a saga was not given back"
-            );
-        }
-    }
 }

@@ -7,7 +7,7 @@ use steadfast_store::SagaRow;
 use steadfast_types::Timestamp;
 
 use super::{Error, stored};
-use crate::{Action, Direction, Effect, Event, Leg, Outcome, Saga, State, Step, Transition, Undo};
+use crate::{Action, Direction, Effect, Event, Leg, Outcome, Saga, State, Step, Transition};
 
 /// A saga that this replica carries out.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ impl Disposition {
             match effect {
                 Effect::Run {
                     step, direction, ..
-                } => match action_of(&steps[*step], *direction) {
+                } => match steps[*step].action_in(*direction) {
                     Some(Action::Wait(wait)) => {
                         let until = now.plus(Duration::from_millis(wait.duration_ms));
                         disposition.wake_us = Some(until.0);
@@ -126,7 +126,7 @@ impl InHand {
     /// The event with which a saga goes on whose holder is gone.
     pub(super) fn event_when_lost(&self) -> Option<Event> {
         let is_timer = |at: usize, direction| {
-            matches!(action_of(&self.steps[at], direction), Some(Action::Wait(_)))
+            matches!(self.steps[at].action_in(direction), Some(Action::Wait(_)))
         };
         match self.place() {
             _ if self.saga.state == State::Pending => self.event_when_claimed(),
@@ -135,6 +135,20 @@ impl InHand {
                 self.event_when_claimed()
             }
             _ => Some(Event::Lost),
+        }
+    }
+
+    /// What a saga that was given back to the database has to have done next: only who has that action can carry it on.
+    pub(super) fn needs(&self) -> Option<&Action> {
+        if self.saga.state == State::Pending {
+            return self.steps.first().map(|step| &step.action);
+        }
+        let (at, direction, leg) = self.place()?;
+        match leg {
+            Leg::Waiting { .. } => self.steps[at].action_in(direction),
+            // Asked is what the step itself did, even on the way back.
+            Leg::Probing { .. } => Some(&self.steps[at].action),
+            _ => None,
         }
     }
 
@@ -156,14 +170,5 @@ impl InHand {
             Leg::Waiting { .. } | Leg::Probing { .. } => Some(Event::Due),
             Leg::Idle | Leg::Unknown { .. } | Leg::Done | Leg::Skipped | Leg::Failed { .. } => None,
         }
-    }
-}
-
-/// What a step does in this direction, if anything.
-pub(super) fn action_of(step: &Step, direction: Direction) -> Option<&Action> {
-    match (direction, &step.undo) {
-        (Direction::Forward, _) => Some(&step.action),
-        (Direction::Backward, Undo::By(action)) => Some(action),
-        (Direction::Backward, Undo::None) => None,
     }
 }

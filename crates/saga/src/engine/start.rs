@@ -148,7 +148,7 @@ impl Engine {
         let now = self.now();
         let knows = steps
             .first()
-            .is_some_and(|step| self.inner.actions.has(&step.action));
+            .is_some_and(|step| self.inner.known.has(&step.action));
         let free = match life.filter(|_| knows) {
             Some(life) => {
                 let transition =

@@ -160,6 +160,7 @@ fn play(steps: &[Step], choices: Vec<u8>) -> (Saga, World, Vec<String>) {
     let mut next = Some(Event::Begin);
     let known = KnownActions {
         builtins: [("x".to_owned(), true), ("blind".to_owned(), false)].into(),
+        task: true,
         ..KnownActions::default()
     };
     for _ in 0..400 {

@@ -15,6 +15,7 @@ fn known() -> KnownActions {
     let names = ["a", "b", "c", "undo", "blind"];
     KnownActions {
         builtins: names.map(|name| (name.to_owned(), name != "blind")).into(),
+        task: true,
         ..KnownActions::default()
     }
 }
@@ -684,4 +685,42 @@ fn each_verb_in_each_state() {
             assert_eq!(bumped, u64::from(expected.is_ok()), "{name} in {state:?}");
         }
     }
+}
+
+#[test]
+fn what_this_program_does_not_have_waits_for_one_that_has_it() {
+    let mut steps = steps();
+    steps[0].undo = Undo::By(builtin("elsewhere"));
+    steps[1].action = builtin("elsewhere");
+    let mut walk = Walk::begin(steps);
+    walk.done();
+    assert_eq!(walk.effects, [Effect::WakeAt(NOW)]);
+    let left = Leg::Waiting {
+        attempt: 0,
+        until: NOW,
+    };
+    let step = &walk.saga.steps[1];
+    assert_eq!(*step.leg(Direction::Forward), left);
+    assert_eq!(step.error.as_ref().unwrap().0, "UNKNOWN_ACTION");
+    // It is no attempt.
+    let started = |record: &Record| matches!(record, Record::StepStarted { .. });
+    assert!(!walk.records.iter().any(started));
+    walk.due();
+    assert_eq!(*walk.saga.steps[1].leg(Direction::Forward), left);
+
+    let mut newer = known();
+    newer.builtins.insert("elsewhere".to_owned(), true);
+    let taken = walk.saga.apply(&walk.steps, &newer, Event::Due, NOW, 0.0);
+    let taken = taken.unwrap();
+    assert!(matches!(
+        taken.effects[..],
+        [Effect::Run {
+            step: 1,
+            attempt: 1,
+            ..
+        }]
+    ));
+    walk.verb(Verb::Cancel).unwrap();
+    assert_eq!(walk.saga.state, State::Compensating);
+    assert_eq!(*walk.saga.steps[0].leg(Direction::Backward), left);
 }

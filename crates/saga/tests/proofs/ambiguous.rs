@@ -26,7 +26,7 @@ use tokio::time::Instant;
 
 use crate::{
     scene::{LEASE, Process, Scene, Setup},
-    steps::{effect, start, wait},
+    steps::{effect, rare, start, wait},
     world::counted,
 };
 
@@ -179,8 +179,15 @@ async fn drama(engine: Engine, loss: &Arc<Loss>) {
 
     // A replica that ends with a saga in hand.
     world.hold("taken");
-    let lost = scene.boot(Faults::default()).await;
+    let lost = scene
+        .boot(Setup {
+            has_rare: true,
+            ..Setup::default()
+        })
+        .await;
     lost.until_alive().await;
+    // And one whose next action nobody has who comes after it.
+    let left = begin(&lost, "left", start(vec![wait("w", 1_500), rare("r", "")])).await;
     let taken = begin(&lost, "taken", start(vec![effect("taken", "")])).await;
     let deadline = Instant::now() + Duration::from_secs(20);
     while world.calls(&taken).is_empty() {
@@ -294,7 +301,13 @@ async fn drama(engine: Engine, loss: &Arc<Loss>) {
     });
     assert!(!events.await.unwrap().is_empty());
 
-    for id in [&plain, &other, &late] {
+    let deadline = Instant::now() + Duration::from_secs(40);
+    while !loss.seen.lock().unwrap().sent.contains("saga_pass_on") {
+        assert!(Instant::now() < deadline, "it is not left to others");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    steer(&process, &left, Verb::Cancel).await;
+    for id in [&plain, &other, &late, &left] {
         rest(&process, id, State::Compensated).await;
     }
     for id in [&stuck, &alone] {
@@ -305,7 +318,7 @@ async fn drama(engine: Engine, loss: &Arc<Loss>) {
         rest(&process, id, State::Completed).await;
     }
     let unwound = || counted([("a", 1), ("b", 3), ("c", 1), ("-b", 1), ("-a", 1)]);
-    let expected: [(&str, &str, BTreeMap<String, usize>); 10] = [
+    let expected: [(&str, &str, BTreeMap<String, usize>); 11] = [
         // Once by the replica that was lost, once by the one that took over.
         ("taken", &taken, counted([("taken", 2)])),
         ("plain", &plain, unwound()),
@@ -317,6 +330,7 @@ async fn drama(engine: Engine, loss: &Arc<Loss>) {
         ("alone", &alone, counted([("s", 1)])),
         ("late", &late, counted([("late", 1), ("-late", 1)])),
         ("paused", &paused, counted([("paused", 1)])),
+        ("left", &left, counted([])),
     ];
     for (name, id, calls) in expected {
         assert_eq!(world.counts(id), calls, "{name}");
@@ -352,7 +366,7 @@ async fn drama(engine: Engine, loss: &Arc<Loss>) {
         assert!(Instant::now() < deadline, "never reached: {:?}", loss.left);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(scene.sql("SELECT count(*) FROM saga").await, "5");
+    assert_eq!(scene.sql("SELECT count(*) FROM saga").await, "6");
     assert_eq!(scene.sql("SELECT count(*) FROM saga_key").await, "0");
     assert_eq!(
         scene

@@ -8,6 +8,7 @@ mod keys;
 mod limits;
 mod paused;
 mod poison;
+mod rare;
 mod scene;
 mod steps;
 mod unwinding;

@@ -51,6 +51,8 @@ pub(crate) struct Setup {
     pub(crate) secrets: Arc<dyn SecretSource>,
     /// How long a write is tried again before its caller is told.
     pub(crate) write_deadline: Duration,
+    /// It has the action `rare`, too.
+    pub(crate) has_rare: bool,
 }
 
 /// A process with an engine.
@@ -73,6 +75,7 @@ impl Default for Setup {
             },
             secrets: Arc::new(NoSecrets),
             write_deadline: Duration::from_secs(5),
+            has_rare: false,
         }
     }
 }
@@ -139,7 +142,7 @@ impl Scene {
         let mut options = self.options.clone();
         options.faults = setup.faults;
         options.write_deadline = setup.write_deadline;
-        let actions = self.actions();
+        let actions = self.actions(setup.has_rare);
         let (kill, killed) = oneshot::channel();
         let (ready, booted) = oneshot::channel();
         let thread = std::thread::spawn(move || {
@@ -177,10 +180,11 @@ impl Scene {
         }
     }
 
-    fn actions(&self) -> Actions {
-        let kinds = [("effect", true), ("blind", false)];
+    fn actions(&self, has_rare: bool) -> Actions {
+        let kinds = [("effect", true), ("blind", false), ("rare", true)];
         kinds
             .into_iter()
+            .filter(|(name, _)| has_rare || *name != "rare")
             .fold(Actions::new(), |actions, (name, can_probe)| {
                 let world = self.world.clone();
                 actions.with_builtin(name, Arc::new(Effect { world, can_probe }))
@@ -193,7 +197,7 @@ impl Scene {
         if self.database.is_some() {
             return self.boot(setup).await;
         }
-        let actions = self.actions();
+        let actions = self.actions(setup.has_rare);
         let engine = other
             .run(|_, store| async move {
                 let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());

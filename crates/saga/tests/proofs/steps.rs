@@ -23,6 +23,11 @@ pub(crate) fn blind(name: &str, what: &str) -> Step {
     by("blind", name, what)
 }
 
+/// The same, by an action that not every process has.
+pub(crate) fn rare(name: &str, what: &str) -> Step {
+    by("rare", name, what)
+}
+
 fn by(action: &str, name: &str, what: &str) -> Step {
     step(json!({
         "name": name,

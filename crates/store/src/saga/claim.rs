@@ -1,5 +1,7 @@
 //! Who has which saga in hand: taking those that are free, and those whose replica is gone.
 
+use std::time::Duration;
+
 use sqlx::FromRow;
 use steadfast_types::{ReplicaId, Timestamp};
 
@@ -25,6 +27,10 @@ statements! {
             "UPDATE saga SET owner = $1 WHERE id IN (SELECT id FROM saga WHERE owner = '' \
              AND wake_us <= " now " ORDER BY priority DESC, wake_us LIMIT $2) RETURNING *"
         }
+    ];
+    /// Leaves a saga to others for a while, if it is as it was taken.
+    PASS_ON = "saga_pass_on" => [
+        "UPDATE saga SET owner = '', wake_us = " now " + $1 WHERE id = $2 AND owner = $3 AND version = $4"
     ];
     /// When the next free saga is due.
     NEXT_WAKE = "saga_next_wake" => [
@@ -162,6 +168,23 @@ impl Store {
             .await?;
         tx.commit().await?;
         Ok(claimed)
+    }
+
+    /// Gives a saga that was taken, and about which nothing was done, back for others to take after `wait`. It is not, if somebody
+    /// has steered it meanwhile.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn pass_saga_on(&self, row: &SagaRow, wait: Duration) -> Result<(), Error> {
+        self.db()
+            .write(&PASS_ON)
+            .bind(micros(wait))
+            .bind(&row.id)
+            .bind(&row.owner)
+            .bind(row.version)
+            .execute()
+            .await?;
+        Ok(())
     }
 
     /// The database's clock, and when the next free saga is due.
