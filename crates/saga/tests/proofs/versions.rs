@@ -258,7 +258,8 @@ async fn a_transition_decided_on_an_older_version_is_left_out() {
                 let lease = store.claim_lease("saga/x", holder, Duration::from_secs(60));
                 let lease = lease.await.unwrap().unwrap();
                 let before = store.saga(&asked).await.unwrap().unwrap();
-                let write = |expected, held_by: &str| SagaTransition {
+                // One that releases no key is committed by statements of its own.
+                let write = |expected, held_by: &str, release| SagaTransition {
                     id: before.id.clone(),
                     expected,
                     held_by: held_by.to_owned(),
@@ -268,19 +269,21 @@ async fn a_transition_decided_on_an_older_version_is_left_out() {
                     machine: before.machine.clone(),
                     records: "{\"records\":[]}".to_owned(),
                     ended: true,
-                    release: true,
+                    release,
                     progress: true,
                     lease: lease.clone(),
                 };
-                let outcomes = [
-                    store
-                        .commit_saga(write(before.version - 1, &before.owner))
-                        .await,
-                    store
-                        .commit_saga(write(before.version + 1, &before.owner))
-                        .await,
-                    store.commit_saga(write(before.version, "another")).await,
-                ];
+                let mut outcomes = Vec::new();
+                for release in [true, false] {
+                    for (expected, held_by) in [
+                        (before.version - 1, before.owner.as_str()),
+                        (before.version + 1, &before.owner),
+                        (before.version, "another"),
+                    ] {
+                        let write = write(expected, held_by, release);
+                        outcomes.push(store.commit_saga(write).await);
+                    }
+                }
                 let after = store.saga(&asked).await.unwrap().unwrap();
                 (outcomes, before, after)
             })
