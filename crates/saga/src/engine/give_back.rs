@@ -15,7 +15,7 @@ impl Engine {
         metrics::counter!(metric::PASSED_ON).increment(1);
         let wait = self.inner.options.poll_interval * PASSED_ON_POLLS;
         match store.pass_saga_on(row, wait).await {
-            Ok(()) => tracing::info!(saga = row.id, "left to a replica that has its next action"),
+            Ok(()) => tracing::debug!(saga = row.id, "left to a replica that has its next action"),
             // It is found again by `search`.
             Err(error) => tracing::warn!(
                 saga = row.id,
